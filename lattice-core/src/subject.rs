@@ -267,6 +267,16 @@ pub fn events(lattice: &LatticeName) -> String {
     format!("lat.{lattice}.evt.>")
 }
 
+/// `edge.result.<region>`: what came out of readings.
+pub fn results(region: &str) -> String {
+    format!("edge.result.{region}")
+}
+
+/// `edge.alert.<region>`: results that somebody should look at.
+pub fn alerts(region: &str) -> String {
+    format!("edge.alert.{region}")
+}
+
 /// `edge.dead.<region>`: readings that nobody could work with.
 pub fn dead_letters(region: &str) -> String {
     format!("edge.dead.{region}")
