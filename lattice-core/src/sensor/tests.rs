@@ -215,7 +215,12 @@ proptest! {
     }
 
     #[test]
-    fn a_good_reading_keeps_what_it_says(id in "[^\u{0}]{1,20}", temperature in -1e6..1e6_f64, humidity in prop::option::of(0.0..100.0_f64), timestamp in prop::option::of(any::<u64>())) {
+    fn a_good_reading_keeps_what_it_says(
+        id in "[^\u{0}]{1,20}",
+        temperature in (-100_000..100_000_i32).prop_map(|hundredths| f64::from(hundredths) / 100.0),
+        humidity in prop::option::of((0..10_000_u16).prop_map(|hundredths| f64::from(hundredths) / 100.0)),
+        timestamp in prop::option::of(any::<u64>()),
+    ) {
         let data = SensorData { device_id: id, temperature, humidity, timestamp, region: Some("eu".to_owned()) };
         let effects = from_subject("edge.sensor.eu", &to_json(&data));
         let last: LastValue = serde_json::from_slice(&effects.store.unwrap().1).unwrap();
