@@ -222,7 +222,8 @@ impl Desired {
         keys
     }
 
-    /// Adds an actor, or more hosts and another `max` to one that runs the same code.
+    /// Adds an actor, or more hosts and another `max` to one that runs the same code. Without `max` it stays as it is, at
+    /// least one instance for each named host.
     ///
     /// # Errors
     /// [`EditError::OtherCode`] unless `allow_update`; [`EditError::Bounds`] for too many instances.
@@ -234,10 +235,12 @@ impl Desired {
             if !running.hosts.is_empty() && !spec.hosts.is_empty() {
                 spec.hosts.extend(running.hosts.iter().cloned());
             }
-            spec.max = max.unwrap_or(running.max);
+            spec.max = running.max;
         } else {
-            spec.max = max.unwrap_or(1);
+            spec.max = 1;
         }
+        let named = u32::try_from(spec.hosts.len()).unwrap_or(u32::MAX);
+        spec.max = max.unwrap_or(spec.max.max(named));
         check_max(spec.max)?;
         self.components.insert(id, spec);
         Ok(())

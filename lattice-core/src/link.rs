@@ -332,8 +332,8 @@ fn check_subscription(pattern: &SubjectPattern, delivery: Delivery, forced: bool
     if takes_all && !forced {
         return Err(LinkError::TooWide { pattern: pattern.to_string() });
     }
-    let captured = |stream: &&str| SubjectPattern::new(**stream).is_ok_and(|stream| stream.covers(pattern));
-    if delivery == Delivery::Jetstream && !subject::EDGE_STREAM_SUBJECTS.iter().any(|stream| captured(&stream)) {
+    let captures = |stream: &str| SubjectPattern::new(stream).is_ok_and(|stream| stream.covers(pattern));
+    if delivery == Delivery::Jetstream && !subject::EDGE_STREAM_SUBJECTS.into_iter().any(captures) {
         return Err(LinkError::NotCaptured { pattern: pattern.to_string() });
     }
     Ok(())

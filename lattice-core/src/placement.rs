@@ -20,13 +20,14 @@ pub struct Candidate<'a> {
     pub refuses: Option<&'a str>,
 }
 
-/// Shares of `max` instances among `hosts`: as even as can be, the first ones get one more. Every host gets at least one,
-/// so that a named host always runs the actor.
+/// Shares of `max` instances among `hosts`: as even as can be, the first ones get one more; a host whose share is 0 is left
+/// out. The shares sum up to `max`.
 pub fn shares(max: u32, hosts: &BTreeSet<HostId>) -> BTreeMap<HostId, u32> {
     let count = u32::try_from(hosts.len()).unwrap_or(u32::MAX).max(1);
     let (base, rest) = (max / count, max % count);
-    let share = |index: usize| base.saturating_add(u32::from(u32::try_from(index).unwrap_or(u32::MAX) < rest)).max(1);
-    hosts.iter().enumerate().map(|(index, host)| (host.clone(), share(index))).collect()
+    let share = |index: usize| base.saturating_add(u32::from(u32::try_from(index).unwrap_or(u32::MAX) < rest));
+    let all = hosts.iter().enumerate().map(|(index, host)| (host.clone(), share(index)));
+    all.filter(|(_, share)| *share > 0).collect()
 }
 
 /// The host for an actor whose operator named none: where it is (`current`, answering or not), else the host with the
@@ -53,11 +54,12 @@ mod tests {
     #[test]
     fn shares_are_even_and_sum_up() {
         let hosts: BTreeSet<HostId> = (0..3).map(host_id).collect();
-        let check = |max: u32, expected: [u32; 3]| assert_eq!(shares(max, &hosts).into_values().collect::<Vec<_>>(), expected);
-        check(10, [4, 3, 3]);
-        check(3, [1, 1, 1]);
-        check(1, [1, 1, 1]);
-        check(u32::MAX, [1_431_655_765; 3]);
+        let check = |max: u32, expected: &[u32]| assert_eq!(shares(max, &hosts).into_values().collect::<Vec<_>>(), expected);
+        check(10, &[4, 3, 3]);
+        check(3, &[1, 1, 1]);
+        check(1, &[1]);
+        check(0, &[]);
+        check(u32::MAX, &[1_431_655_765; 3]);
         assert!(shares(5, &BTreeSet::new()).is_empty());
     }
 

@@ -16,8 +16,8 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-pub use self::dead_letter::{DeadLetter, MAX_DEAD_PAYLOAD_BYTES, MAX_REASON_CHARS};
-pub use self::reading::{MAX_DEVICE_ID_BYTES, MAX_READING_BYTES, MAX_READING_DEPTH, Malformed, SensorData, device_key};
+pub use self::dead_letter::{DeadLetter, Encoding, MAX_DEAD_PAYLOAD_BYTES};
+pub use self::reading::{MAX_DEVICE_ID_BYTES, MAX_READING_BYTES, MAX_READING_DEPTH, MAX_REASON_CHARS, Malformed, SensorData, device_key};
 pub use self::routes::{Refusal, Route, route};
 use crate::id::Region;
 use crate::subject;
@@ -260,7 +260,7 @@ impl Effects {
     pub fn answer(&self) -> Vec<u8> {
         match &self.outcome {
             Ok(result) => to_json(result),
-            Err(malformed) => error_json("malformed", &dead_letter::shorten(malformed)),
+            Err(malformed) => error_json("malformed", &malformed.reason()),
         }
     }
 }

@@ -7,8 +7,6 @@ use super::Malformed;
 /// How much of the payload a dead letter carries, in bytes. As JSON it grows sixfold at worst and must stay well below
 /// the server's message limit of 1 MiB.
 pub const MAX_DEAD_PAYLOAD_BYTES: usize = 64 * 1024;
-/// How long a reason may be, in characters: parsers like to repeat the text that they refuse.
-pub const MAX_REASON_CHARS: usize = 256;
 
 /// How the payload stands in the JSON.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -41,16 +39,7 @@ impl DeadLetter {
             Ok(text) => (cut(text).to_owned(), Encoding::Utf8),
             Err(_) => (base64(body.get(..MAX_DEAD_PAYLOAD_BYTES).unwrap_or(body)), Encoding::Base64),
         };
-        Self { reason: shorten(malformed), subject: subject.to_owned(), payload, encoding, size: body.len() }
-    }
-}
-
-/// The reason as a text of bounded length.
-pub(super) fn shorten(malformed: &Malformed) -> String {
-    let reason = malformed.to_string();
-    match reason.char_indices().nth(MAX_REASON_CHARS) {
-        Some((end, _)) => format!("{}…", reason.get(..end).unwrap_or_default()),
-        None => reason,
+        Self { reason: malformed.reason(), subject: subject.to_owned(), payload, encoding, size: body.len() }
     }
 }
 
@@ -104,7 +93,7 @@ mod tests {
         assert!(letter.payload.len() <= MAX_DEAD_PAYLOAD_BYTES.div_ceil(3) * 4);
 
         let error = serde_json::from_str::<f64>(&format!("\"{}\"", "x".repeat(10_000))).unwrap_err();
-        let reason = shorten(&Malformed::Json(error.into()));
-        assert_eq!(reason.chars().count(), MAX_REASON_CHARS + 1);
+        let letter = DeadLetter::new(&Malformed::Json(error.into()), "edge.sensor.eu", b"");
+        assert_eq!(letter.reason.chars().count(), crate::sensor::MAX_REASON_CHARS + 1);
     }
 }

@@ -12,6 +12,8 @@ pub const MAX_READING_BYTES: usize = 256 * 1024;
 pub const MAX_READING_DEPTH: usize = 32;
 /// Longest device id in bytes. Escaping can triple it, so [`MAX_KEY_BYTES`] may refuse a shorter one.
 pub const MAX_DEVICE_ID_BYTES: usize = 128;
+/// How long a reason may be, in characters: parsers like to repeat the text that they refuse.
+pub const MAX_REASON_CHARS: usize = 256;
 /// Longest key in bytes that every key-value backend takes.
 const MAX_KEY_BYTES: usize = 256;
 /// Keys that start with this belong to the key-value backends.
@@ -87,6 +89,15 @@ pub enum Malformed {
 }
 
 impl Malformed {
+    /// The reason as a text of at most [`MAX_REASON_CHARS`] and an ellipsis.
+    pub fn reason(&self) -> String {
+        let reason = self.to_string();
+        match reason.char_indices().nth(MAX_REASON_CHARS) {
+            Some((end, _)) => format!("{}…", reason.get(..end).unwrap_or_default()),
+            None => reason,
+        }
+    }
+
     /// Whether it was refused for its size.
     pub fn is_too_large(&self) -> bool {
         matches!(self, Self::Json(JsonError::TooLarge { .. }))

@@ -1,6 +1,5 @@
 use proptest::prelude::*;
 
-use super::dead_letter::Encoding;
 use super::*;
 
 const PLACE: Place<'_> = Place { node_id: "NEDGE01", now: 1_800_000_000 };
