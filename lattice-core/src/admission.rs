@@ -137,7 +137,10 @@ fn is_servable(import: &str) -> bool {
     let Some((package, interface, version)) = split(import) else { return false };
     let known = BASE_PACKAGES.contains(&package)
         || needed_contract(import).is_some()
-        || matches!((package, interface), ("wasi:config", "store") | ("wasi:logging", "logging") | ("wasi:http" | "wasmcloud:messaging", "types"));
+        || matches!(
+            (package, interface),
+            ("wasi:config", "store") | ("wasi:logging", "logging") | ("wasi:http" | "wasmcloud:messaging", "types")
+        );
     known && version_is_served(package, version)
 }
 
@@ -208,8 +211,19 @@ mod tests {
 
     #[test]
     fn what_waits_for_links() {
-        let shape = shape(&["wasi:keyvalue/atomics@0.2.0-draft", "wasi:keyvalue/store@0.2.0-draft", "wasmcloud:messaging/consumer@0.2.0", "wasmcloud:messaging/types@0.2.0"], &[HANDLER]);
-        assert_eq!(missing_links(&shape, &BTreeSet::new()), ["wasi:keyvalue/store", "wasi:keyvalue/atomics", "wasmcloud:messaging/consumer"]);
+        let shape = shape(
+            &[
+                "wasi:keyvalue/atomics@0.2.0-draft",
+                "wasi:keyvalue/store@0.2.0-draft",
+                "wasmcloud:messaging/consumer@0.2.0",
+                "wasmcloud:messaging/types@0.2.0",
+            ],
+            &[HANDLER],
+        );
+        assert_eq!(
+            missing_links(&shape, &BTreeSet::new()),
+            ["wasi:keyvalue/store", "wasi:keyvalue/atomics", "wasmcloud:messaging/consumer"]
+        );
         assert_eq!(missing_links(&shape, &BTreeSet::from([Contract::KeyValue])), ["wasmcloud:messaging/consumer"]);
         assert!(missing_links(&shape, &BTreeSet::from([Contract::KeyValue, Contract::Messaging])).is_empty());
     }

@@ -22,7 +22,9 @@ pub enum Contract {
 
 /// Why a text names no contract.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("unknown contract `{text}`: known are wasmcloud:keyvalue, wasmcloud:messaging, wasmcloud:httpserver, wasmcloud:httpclient and the wasi: interfaces they stand for")]
+#[error(
+    "unknown contract `{text}`: known are wasmcloud:keyvalue, wasmcloud:messaging, wasmcloud:httpserver, wasmcloud:httpclient and the wasi: interfaces they stand for"
+)]
 pub struct UnknownContract {
     /// The text.
     pub text: String,

@@ -305,7 +305,13 @@ impl Desired {
     ///
     /// # Errors
     /// [`EditError::Missing`]; [`EditError::InUse`] if links still name it and it would be gone, unless `force`.
-    pub fn stop_provider(&mut self, id: &ProviderId, hosts: &BTreeSet<HostId>, known: &BTreeSet<HostId>, force: bool) -> Result<(), EditError> {
+    pub fn stop_provider(
+        &mut self,
+        id: &ProviderId,
+        hosts: &BTreeSet<HostId>,
+        known: &BTreeSet<HostId>,
+        force: bool,
+    ) -> Result<(), EditError> {
         let spec = self.providers.get_mut(id).ok_or_else(|| EditError::Missing { what: "provider", name: id.to_string() })?;
         let runs_on = if spec.hosts.is_empty() { known } else { &spec.hosts };
         let left: BTreeSet<HostId> = runs_on.difference(hosts).cloned().collect();
@@ -333,7 +339,8 @@ impl Desired {
     /// # Errors
     /// [`EditError::Missing`] if none fits.
     pub fn delete_links(&mut self, source: &ActorId, fits: impl Fn(&LinkSpec) -> bool) -> Result<Vec<LinkSpec>, EditError> {
-        let keys: Vec<String> = self.links.iter().filter(|(_, link)| link.source == *source && fits(link)).map(|(key, _)| key.clone()).collect();
+        let keys: Vec<String> =
+            self.links.iter().filter(|(_, link)| link.source == *source && fits(link)).map(|(key, _)| key.clone()).collect();
         if keys.is_empty() {
             return Err(EditError::Missing { what: "link", name: source.to_string() });
         }
@@ -348,10 +355,16 @@ impl Desired {
         for (key, value) in &values {
             let key_shown: String = key.chars().take(80).flat_map(char::escape_debug).collect();
             if key.is_empty() || key.len() > MAX_CONFIG_KEY_BYTES || key.chars().any(char::is_control) {
-                return Err(EditError::Bounds { what: format!("config key `{key_shown}`"), reason: "must have 1 to 256 bytes and no control characters".into() });
+                return Err(EditError::Bounds {
+                    what: format!("config key `{key_shown}`"),
+                    reason: "must have 1 to 256 bytes and no control characters".into(),
+                });
             }
             if value.len() > MAX_CONFIG_VALUE_BYTES {
-                return Err(EditError::Bounds { what: format!("config value of `{key_shown}`"), reason: "is longer than 65536 bytes".into() });
+                return Err(EditError::Bounds {
+                    what: format!("config value of `{key_shown}`"),
+                    reason: "is longer than 65536 bytes".into(),
+                });
             }
         }
         self.configs.entry(name).or_default().values.extend(values);

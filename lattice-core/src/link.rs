@@ -456,7 +456,11 @@ mod tests {
 
     #[test]
     fn the_seeds_links() {
-        let found = settings(Contract::KeyValue, &[("BUCKET", "edge-data"), ("REGION", "ap-east-1"), ("timeout", "5000"), ("retry-count", "3"), ("retry_delay", "1000")]).unwrap();
+        let found = settings(
+            Contract::KeyValue,
+            &[("BUCKET", "edge-data"), ("REGION", "ap-east-1"), ("timeout", "5000"), ("retry-count", "3"), ("retry_delay", "1000")],
+        )
+        .unwrap();
         assert_eq!((found.timeout_ms, found.retry_count, found.retry_delay_ms), (5000, 3, 1000));
         assert_eq!(found.kind, KindSettings::KeyValue(KeyValueSettings { bucket: "edge-data".into(), region: Some("ap-east-1".into()) }));
         assert!(settings(Contract::HttpServer, &[("PORT", "8080")]).is_ok());

@@ -151,7 +151,11 @@ impl From<PlanError> for Problem {
             PlanError::NoHost { rejected, .. } => {
                 let mut problem = Self::new(ErrorCode::InsufficientResources, error.to_string());
                 problem.causes = rejected.iter().map(|(host, why)| format!("{host}: {why}")).collect();
-                problem.hint(if rejected.is_empty() { "no host answers: `lattice-ctl get hosts`" } else { "name a host with --host, or start one" })
+                problem.hint(if rejected.is_empty() {
+                    "no host answers: `lattice-ctl get hosts`"
+                } else {
+                    "name a host with --host, or start one"
+                })
             }
             PlanError::PortTaken { .. } => Self::new(ErrorCode::Failed, error.to_string()).hint("give the link another --port"),
             PlanError::Overlap { .. } => Self::new(ErrorCode::Usage, error.to_string()).hint("make the subscriptions disjoint"),
@@ -172,7 +176,8 @@ pub fn plan(desired: &Desired, desired_rev: Revision, inventory: &Inventory, par
         .chain(desired.components.values().flat_map(|spec| &spec.hosts))
         .chain(desired.providers.values().flat_map(|spec| &spec.hosts))
         .collect();
-    let mut next: BTreeMap<HostId, Assignment> = hosts.iter().map(|host| ((*host).clone(), bare(host, desired, inventory, parent))).collect();
+    let mut next: BTreeMap<HostId, Assignment> =
+        hosts.iter().map(|host| ((*host).clone(), bare(host, desired, inventory, parent))).collect();
     for (id, spec) in &desired.providers {
         let assignment = ProviderAssignment { kind: spec.kind, config: desired.values_of(&spec.config) };
         for (_, host) in next.iter_mut().filter(|(host, _)| spec.hosts.is_empty() || spec.hosts.contains(*host)) {
@@ -239,7 +244,8 @@ fn choose(
         .map(|report| {
             let assignment = next.get(&report.id);
             let runs = |provider: &ProviderId| assignment.is_some_and(|assignment| assignment.providers.contains_key(provider));
-            let missing = links.iter().find(|link| !runs(&link.provider)).map(|link| format!("provider {} does not run there", link.provider));
+            let missing =
+                links.iter().find(|link| !runs(&link.provider)).map(|link| format!("provider {} does not run there", link.provider));
             let leaving = report.state == HostState::Draining || assignment.is_some_and(|assignment| assignment.stop.is_some());
             let refuses = if leaving { Some("it is draining".to_owned()) } else { missing };
             (&report.id, report.name.to_string(), assignment.map_or(0, |assignment| assignment.components.len()), refuses)
@@ -357,7 +363,8 @@ pub fn changes(parent: &PlanState, plan: &Plan) -> Vec<PlannedChange> {
     for (host, after) in &plan.changed {
         let none = Assignment::empty(host.clone());
         let before = parent.assignments.get(host).unwrap_or(&none);
-        let mut line = |what, id: String, action, detail: String| lines.push(PlannedChange { host: host.clone(), what, id, action, detail });
+        let mut line =
+            |what, id: String, action, detail: String| lines.push(PlannedChange { host: host.clone(), what, id, action, detail });
         if let (None, Some(_)) = (&before.stop, &after.stop) {
             line("host", host.to_string(), "stop", "drain, say bye, exit".into());
         }

@@ -379,7 +379,9 @@ mod tests {
         }
         assert!(check_subject("edge.*").is_err());
         assert!(check_subject("edge.sensor.ap-east-1").is_ok());
-        assert!(is_reserved("$SYS.x") && is_reserved("$JS.API.STREAM.DELETE.x") && is_reserved("lat.default.hb") && is_reserved("_INBOX.x"));
+        assert!(
+            is_reserved("$SYS.x") && is_reserved("$JS.API.STREAM.DELETE.x") && is_reserved("lat.default.hb") && is_reserved("_INBOX.x")
+        );
         assert!(!is_reserved("latitude.x") && !is_reserved("edge.sensor.x"));
     }
 

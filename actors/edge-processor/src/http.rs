@@ -3,8 +3,8 @@
 use std::io::Read as _;
 
 use lattice_core::sensor::{self, Arrival, MAX_READING_BYTES, Refusal, Route};
-use wasmcloud_component::http::{self, HeaderValue, IncomingBody, IncomingRequest, OutgoingBody, Response, StatusCode, header};
 use wasmcloud_component::error;
+use wasmcloud_component::http::{self, HeaderValue, IncomingBody, IncomingRequest, OutgoingBody, Response, StatusCode, header};
 
 use crate::{EdgeProcessor, LOG};
 

@@ -63,7 +63,9 @@ fn agent() -> Agent {
 }
 
 fn actions(agent: &mut Agent) -> Vec<Action> {
-    std::iter::from_fn(|| agent.poll_action()).filter(|action| !matches!(action, Action::Persist(_) | Action::Record(..) | Action::Report)).collect()
+    std::iter::from_fn(|| agent.poll_action())
+        .filter(|action| !matches!(action, Action::Persist(_) | Action::Record(..) | Action::Report))
+        .collect()
 }
 
 fn state(agent: &Agent, name: &str) -> String {
@@ -118,7 +120,11 @@ fn stale_and_foreign_assignments_are_refused_by_name() {
         assert_eq!(agent.handle_assignment(offered, false).unwrap_err().to_string(), expected);
     };
     check(&mut agent, assignment(4, &[], &[]), "assignment of generation 4 is stale: generation 5 is in force");
-    check(&mut agent, assignment(5, &["kv"], &[]), "assignment of generation 5 differs from the one of the same generation that is in force");
+    check(
+        &mut agent,
+        assignment(5, &["kv"], &[]),
+        "assignment of generation 5 differs from the one of the same generation that is in force",
+    );
     let foreign = Assignment { host: host_id(1), ..assignment(6, &[], &[]) };
     check(&mut agent, foreign, &format!("assignment is for host {}", host_id(1)));
     assert_eq!(agent.assignment().unwrap().generation, Generation(5));

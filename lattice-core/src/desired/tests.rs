@@ -26,7 +26,12 @@ fn component(hosts: &[u8]) -> ComponentSpec {
 }
 
 fn provider(hosts: &[u8]) -> ProviderSpec {
-    ProviderSpec { image: "builtin://kv-nats".into(), kind: ProviderKind::KvNats, hosts: hosts.iter().map(|n| host(*n)).collect(), config: vec![] }
+    ProviderSpec {
+        image: "builtin://kv-nats".into(),
+        kind: ProviderKind::KvNats,
+        hosts: hosts.iter().map(|n| host(*n)).collect(),
+        config: vec![],
+    }
 }
 
 fn link(source: &str, name: &str) -> LinkSpec {

@@ -115,7 +115,9 @@ mod tests {
         check("GET", "/ingest", Err(405));
         check("DELETE", "/devices/eu/a", Err(405));
         check("HEAD", "/healthz", Err(405));
-        for path in ["", "/", "/nope", "/stats/", "/devices", "/devices/eu", "/devices/eu/", "/devices//a", "/devices/eu/a/b", "/devices/a%2Eb/c"] {
+        for path in
+            ["", "/", "/nope", "/stats/", "/devices", "/devices/eu", "/devices/eu/", "/devices//a", "/devices/eu/a/b", "/devices/a%2Eb/c"]
+        {
             check("GET", path, Err(404));
         }
         check("GET", &format!("/devices/eu/{}", "a".repeat(1000)), Err(404));

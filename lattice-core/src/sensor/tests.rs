@@ -162,7 +162,8 @@ fn whoever_waits_for_an_answer_is_told_what_is_wrong() {
 fn config_values() {
     let none: [(&str, &str); 0] = [];
     assert_eq!(ActorConfig::from_pairs(none).unwrap(), ActorConfig { temp_threshold: 85.0, humidity_threshold: 90.0, alert_enabled: true });
-    let config = ActorConfig::from_pairs([("temp_threshold", "-3"), ("humidity_threshold", " 1e2 "), ("alert_enabled", "false"), ("other", "x")]);
+    let config =
+        ActorConfig::from_pairs([("temp_threshold", "-3"), ("humidity_threshold", " 1e2 "), ("alert_enabled", "false"), ("other", "x")]);
     assert_eq!(config.unwrap(), ActorConfig { temp_threshold: -3.0, humidity_threshold: 100.0, alert_enabled: false });
 
     let check = |key: &str, value: &str, expected: &str| {

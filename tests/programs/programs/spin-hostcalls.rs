@@ -1,8 +1,8 @@
 //! Never comes back and calls the host all the time: reads a config value, or writes a log line if the payload is `log`.
 
+use programs::BrokerMessage;
 use programs::bindings::wasi::config0_2_0_draft::store as config;
 use programs::bindings::wasi::logging::logging::{Level, log};
-use programs::BrokerMessage;
 
 programs::program!(answer);
 

@@ -1,0 +1,29 @@
+//! Generated from `wit/`: what the host serves beyond WASI, and how it calls a message handler.
+
+/// Imports of actors.
+pub(crate) mod host {
+    #![expect(missing_docs, clippy::wildcard_enum_match_arm, reason = "generated code")]
+    wasmtime::component::bindgen!({
+        path: "../wit",
+        world: "lattice:actor/host",
+        imports: {
+            "wasi:keyvalue": async | trappable,
+            "wasmcloud:messaging": async | trappable,
+            default: trappable,
+        },
+        with: {
+            "wasi:keyvalue/store.bucket": crate::capability::keyvalue::OpenBucket,
+        },
+    });
+}
+
+/// Export of actors that take messages. Strings and bodies are borrowed: a message is copied once, into the guest.
+pub(crate) mod guest {
+    #![expect(missing_docs, reason = "generated code")]
+    wasmtime::component::bindgen!({
+        path: "../wit",
+        world: "lattice:actor/messaging-guest",
+        exports: { default: async },
+        ownership: Borrowing { duplicate_if_necessary: true },
+    });
+}

@@ -1,0 +1,243 @@
+//! Compiled code on disk, and the memory of code that does not compile.
+//!
+//! **Invariant:** no byte reaches the engine that this host's own compiler did not write. A file is authenticated with a
+//! key that only this host's user can read, over the digest of the source, the engine it is for and the content; whatever
+//! does not verify counts as absent and is compiled again.
+
+use std::collections::BTreeMap;
+use std::io::{Read as _, Write as _};
+use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant, SystemTime};
+
+use lattice_core::id::Digest;
+use ring::hmac;
+use ring::rand::{SecureRandom as _, SystemRandom};
+use wasmtime::Engine;
+use wasmtime::component::Component;
+
+use super::compiler::CompileError;
+use super::engine::compatibility;
+
+/// First bytes of a file: format and version.
+const MAGIC: &[u8; 8] = b"LATCWSM1";
+/// Bytes of an HMAC-SHA256.
+const TAG_BYTES: usize = 32;
+/// Bytes of the key.
+const KEY_BYTES: usize = 32;
+/// Name of the key file.
+const KEY_FILE: &str = "key";
+/// Suffix of artifacts.
+const SUFFIX: &str = "cwasm";
+/// Largest file that is read, header included, in bytes: the compiler's own limit on its output and some.
+const MAX_FILE_BYTES: u64 = 300 * 1024 * 1024;
+/// All artifacts together in bytes; the ones that were not used for longest go first.
+const MAX_TOTAL_BYTES: u64 = 1024 * 1024 * 1024;
+
+/// How long code that failed to compile is not tried again.
+const FAILURE_MEMORY: Duration = Duration::from_secs(600);
+/// How many failures are remembered.
+const MAX_FAILURES: usize = 64;
+
+/// Why the cache cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum CacheError {
+    /// The folder cannot be made or used.
+    #[error("compile cache {}", .path.display())]
+    Folder {
+        /// The folder or file.
+        path: PathBuf,
+        /// What the system says.
+        source: std::io::Error,
+    },
+    /// The key file is not what we wrote.
+    #[error("key of the compile cache {}: expected {KEY_BYTES} bytes; remove it, and code is compiled anew", .path.display())]
+    Key {
+        /// The file.
+        path: PathBuf,
+    },
+    /// The system has no randomness for a key.
+    #[error("no random numbers for the key of the compile cache")]
+    Random,
+}
+
+/// The cache of one engine.
+#[derive(Debug)]
+pub(crate) struct Cache {
+    dir: PathBuf,
+    key: hmac::Key,
+    engine: u64,
+    failures: Mutex<BTreeMap<Digest, (Instant, CompileErrorText)>>,
+}
+
+/// What went wrong with a digest, kept as the words that the first attempt was answered with.
+type CompileErrorText = std::sync::Arc<CompileError>;
+
+impl Cache {
+    /// Opens the cache in `dir`, making both folder and key if they are not there.
+    pub(crate) fn open(dir: &Path, engine: &Engine) -> Result<Self, CacheError> {
+        let folder = |source| CacheError::Folder { path: dir.to_owned(), source };
+        std::fs::create_dir_all(dir).map_err(folder)?;
+        std::fs::set_permissions(dir, std::fs::Permissions::from_mode(0o700)).map_err(folder)?;
+        let key = hmac::Key::new(hmac::HMAC_SHA256, &read_or_make_key(&dir.join(KEY_FILE))?);
+        Ok(Self { dir: dir.to_owned(), key, engine: compatibility(engine), failures: Mutex::default() })
+    }
+
+    /// Where the compiler shall write code for `digest` before it is authenticated.
+    pub(crate) fn scratch(&self, digest: &Digest) -> PathBuf {
+        self.dir.join(format!("{}.{}.new", digest.hex(), std::process::id()))
+    }
+
+    fn path(&self, digest: &Digest) -> PathBuf {
+        self.dir.join(format!("{}-{:016x}.{SUFFIX}", digest.hex(), self.engine))
+    }
+
+    /// The component, if its file is there and ours. Blocks on the disk.
+    pub(crate) fn get(&self, digest: &Digest, engine: &Engine) -> Option<Component> {
+        let path = self.path(digest);
+        let file = read_limited(&path).ok()?;
+        let Some(artifact) = self.verified(digest, &file) else {
+            tracing::warn!(path = %path.display(), "cached code does not verify, it will be compiled again");
+            return None;
+        };
+        let component = deserialize(engine, artifact)
+            .inspect_err(|error| tracing::warn!(path = %path.display(), %error, "cached code does not load, it will be compiled again"))
+            .ok()?;
+        // Remembers the use; a read-only disk merely forgets it.
+        let _ = std::fs::File::open(&path).and_then(|file| file.set_modified(SystemTime::now()));
+        Some(component)
+    }
+
+    /// Takes what the compiler wrote to [`Cache::scratch`] into the cache and loads it. Blocks on the disk.
+    ///
+    /// # Errors
+    /// The system's for the scratch file. A cache file that cannot be written costs the next start a compilation, no more.
+    pub(crate) fn put(&self, digest: &Digest, engine: &Engine) -> Result<wasmtime::Result<Component>, CacheError> {
+        let scratch = self.scratch(digest);
+        let artifact = read_limited(&scratch).map_err(|source| CacheError::Folder { path: scratch.clone(), source });
+        // Gone in any case: it is no file of the cache.
+        let _ = std::fs::remove_file(&scratch);
+        let artifact = artifact?;
+        if let Err(error) = self.store(digest, &artifact) {
+            tracing::warn!(%digest, %error, "compiled code cannot be cached");
+        }
+        Ok(deserialize(engine, &artifact))
+    }
+
+    fn store(&self, digest: &Digest, artifact: &[u8]) -> std::io::Result<()> {
+        self.prune(MAX_TOTAL_BYTES.saturating_sub(u64::try_from(artifact.len()).unwrap_or(u64::MAX)))?;
+        let path = self.path(digest);
+        let temporary = path.with_extension(format!("{}.tmp", std::process::id()));
+        let mut file = std::fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
+        file.write_all(MAGIC)?;
+        file.write_all(self.tag(digest, artifact).as_ref())?;
+        file.write_all(artifact)?;
+        file.sync_all()?;
+        std::fs::rename(&temporary, &path)?;
+        std::fs::File::open(&self.dir)?.sync_all()
+    }
+
+    /// Removes the artifacts that were not used for longest until the rest has at most `limit` bytes.
+    fn prune(&self, limit: u64) -> std::io::Result<()> {
+        let mut files: Vec<(SystemTime, u64, PathBuf)> = std::fs::read_dir(&self.dir)?
+            .filter_map(|entry| {
+                let entry = entry.ok()?;
+                let metadata = entry.metadata().ok()?;
+                let path = entry.path();
+                let ours = path.extension().is_some_and(|extension| extension == SUFFIX);
+                ours.then_some((metadata.modified().ok()?, metadata.len(), path))
+            })
+            .collect();
+        files.sort();
+        let mut total = files.iter().fold(0_u64, |sum, (_, size, _)| sum.saturating_add(*size));
+        for (_, size, path) in files {
+            if total <= limit {
+                break;
+            }
+            std::fs::remove_file(path)?;
+            total = total.saturating_sub(size);
+        }
+        Ok(())
+    }
+
+    fn verified<'a>(&self, digest: &Digest, file: &'a [u8]) -> Option<&'a [u8]> {
+        let rest = file.strip_prefix(MAGIC.as_slice())?;
+        let (tag, artifact) = rest.split_at_checked(TAG_BYTES)?;
+        hmac::verify(&self.key, &self.authenticated(digest, artifact), tag).ok()?;
+        Some(artifact)
+    }
+
+    fn tag(&self, digest: &Digest, artifact: &[u8]) -> hmac::Tag {
+        hmac::sign(&self.key, &self.authenticated(digest, artifact))
+    }
+
+    /// What the tag is over. The content enters by its hash, so that it is not copied; all parts have fixed lengths.
+    fn authenticated(&self, digest: &Digest, artifact: &[u8]) -> Vec<u8> {
+        let content = ring::digest::digest(&ring::digest::SHA256, artifact);
+        [MAGIC.as_slice(), digest.hex().as_bytes(), &self.engine.to_le_bytes(), content.as_ref()].concat()
+    }
+
+    /// How compiling `digest` failed lately.
+    pub(crate) fn failure(&self, digest: &Digest) -> Option<CompileErrorText> {
+        let mut failures = self.failures.lock().unwrap_or_else(PoisonError::into_inner);
+        failures.retain(|_, (at, _)| at.elapsed() < FAILURE_MEMORY);
+        failures.get(digest).map(|(_, error)| error.clone())
+    }
+
+    /// Remembers that `digest` does not compile.
+    pub(crate) fn remember_failure(&self, digest: &Digest, error: CompileErrorText) {
+        let mut failures = self.failures.lock().unwrap_or_else(PoisonError::into_inner);
+        if failures.len() >= MAX_FAILURES
+            && let Some(oldest) = failures.iter().min_by_key(|(_, (at, _))| *at).map(|(digest, _)| digest.clone())
+        {
+            failures.remove(&oldest);
+        }
+        failures.insert(digest.clone(), (Instant::now(), error));
+    }
+}
+
+#[expect(unsafe_code, reason = "loading machine code; its bytes come from our own compiler: see the module's invariant")]
+fn deserialize(engine: &Engine, artifact: &[u8]) -> wasmtime::Result<Component> {
+    // SAFETY: `artifact` was written by the compiling child of this host, either just now into a folder that only this
+    // user can write, or earlier and authenticated since with a key that only this user can read.
+    unsafe { Component::deserialize(engine, artifact) }
+}
+
+fn read_limited(path: &Path) -> std::io::Result<Vec<u8>> {
+    let file = std::fs::File::open(path)?;
+    let size = file.metadata()?.len();
+    if size > MAX_FILE_BYTES {
+        return Err(std::io::Error::new(std::io::ErrorKind::FileTooLarge, format!("{size} bytes, at most {MAX_FILE_BYTES} are read")));
+    }
+    let mut bytes = Vec::with_capacity(usize::try_from(size).unwrap_or(0));
+    file.take(MAX_FILE_BYTES).read_to_end(&mut bytes)?;
+    Ok(bytes)
+}
+
+/// The key in `path`, made if there is none. Two hosts that start at once on one folder agree on one key.
+fn read_or_make_key(path: &Path) -> Result<[u8; KEY_BYTES], CacheError> {
+    let failed = |source| CacheError::Folder { path: path.to_owned(), source };
+    let mut key = [0; KEY_BYTES];
+    SystemRandom::new().fill(&mut key).map_err(|_unspecified| CacheError::Random)?;
+    let temporary = path.with_extension(format!("{}.tmp", std::process::id()));
+    let made = match std::fs::read(path) {
+        Ok(found) => return found.try_into().map_err(|_| CacheError::Key { path: path.to_owned() }),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            let mut file = std::fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&temporary).map_err(failed)?;
+            file.write_all(&key).and_then(|()| file.sync_all()).map_err(failed)?;
+            // A link never replaces what another host has just put there.
+            std::fs::hard_link(&temporary, path)
+        }
+        Err(error) => return Err(failed(error)),
+    };
+    let _ = std::fs::remove_file(&temporary);
+    match made {
+        Ok(()) => Ok(key),
+        Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {
+            let found = std::fs::read(path).map_err(failed)?;
+            found.try_into().map_err(|_| CacheError::Key { path: path.to_owned() })
+        }
+        Err(error) => Err(failed(error)),
+    }
+}

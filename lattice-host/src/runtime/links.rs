@@ -1,0 +1,200 @@
+//! The links of one actor, bound to backends.
+//!
+//! A link that is removed or changed is *revoked*: calls that are under way through it end at once with a typed error, and
+//! whoever still holds it gets nothing through it any more. A link that stays the same stays the same object, so that a
+//! change of one never disturbs another.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use lattice_core::contract::Contract;
+use lattice_core::id::LinkName;
+use lattice_core::link::{KindSettings, MessagingSettings};
+use lattice_core::wire::assignment::LinkAssignment;
+use provider_api::CallError;
+use provider_api::keyvalue::Bucket;
+use provider_api::messaging::Messaging;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+/// A link and what is at its other end.
+#[derive(Clone)]
+pub struct BoundLink {
+    /// The link.
+    pub spec: LinkAssignment,
+    /// Its backend, opened.
+    pub backend: Backend,
+}
+
+/// What is at the other end of a link.
+#[derive(Clone)]
+pub enum Backend {
+    /// The one bucket that the link gives access to.
+    KeyValue(Arc<dyn Bucket>),
+    /// The message bus.
+    Messaging(Arc<dyn Messaging>),
+    /// A server that calls the actor; the actor calls nothing through it.
+    HttpServer,
+}
+
+impl Backend {
+    fn is_same(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::KeyValue(a), Self::KeyValue(b)) => Arc::ptr_eq(a, b),
+            (Self::Messaging(a), Self::Messaging(b)) => Arc::ptr_eq(a, b),
+            (Self::HttpServer, Self::HttpServer) => true,
+            (Self::KeyValue(_) | Self::Messaging(_) | Self::HttpServer, _) => false,
+        }
+    }
+}
+
+/// Why a call through a link gave nothing.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum LinkCallError {
+    /// The link was removed or changed during the call, or before it.
+    #[error("link definition not found: link `{0}` was removed or changed")]
+    Revoked(LinkName),
+    /// The link's timeout or the message's deadline passed.
+    #[error("no answer within {0} ms")]
+    TimedOut(u128),
+    /// The backend said so.
+    #[error(transparent)]
+    Backend(#[from] CallError),
+}
+
+/// One link of a running actor.
+pub(crate) struct Link {
+    pub(crate) spec: LinkAssignment,
+    pub(crate) backend: Backend,
+    revoked: CancellationToken,
+}
+
+impl Link {
+    fn new(bound: BoundLink) -> Arc<Self> {
+        Arc::new(Self { spec: bound.spec, backend: bound.backend, revoked: CancellationToken::new() })
+    }
+
+    /// Ends what is under way through this link and lets nothing new begin.
+    pub(crate) fn revoke(&self) {
+        self.revoked.cancel();
+    }
+
+    pub(crate) fn is_revoked(&self) -> bool {
+        self.revoked.is_cancelled()
+    }
+
+    pub(crate) fn timeout(&self) -> Duration {
+        Duration::from_millis(u64::from(self.spec.settings.timeout_ms))
+    }
+
+    /// Calls the backend: each attempt may take the link's timeout, an attempt that found the backend unavailable is
+    /// repeated as often as the link says, all of it ends at `deadline` or when the link is revoked.
+    pub(crate) async fn call<T, F>(&self, deadline: Instant, mut attempt: impl FnMut() -> F) -> Result<T, LinkCallError>
+    where
+        F: Future<Output = Result<T, CallError>>,
+    {
+        let delay = Duration::from_millis(u64::from(self.spec.settings.retry_delay_ms));
+        let mut retries = self.spec.settings.retry_count;
+        loop {
+            let error = match self.attempt(deadline, attempt()).await {
+                Err(LinkCallError::Backend(error)) if error.is_retryable() => error,
+                settled => return settled,
+            };
+            if retries == 0 || Instant::now() + delay >= deadline {
+                return Err(error.into());
+            }
+            retries -= 1;
+            tokio::select! {
+                () = tokio::time::sleep(delay) => {}
+                () = self.revoked.cancelled() => return Err(self.revoked_error()),
+            }
+        }
+    }
+
+    async fn attempt<T>(&self, deadline: Instant, attempt: impl Future<Output = Result<T, CallError>>) -> Result<T, LinkCallError> {
+        if self.is_revoked() {
+            return Err(self.revoked_error());
+        }
+        let start = Instant::now();
+        let end = deadline.min(start + self.timeout());
+        // In this order a call that is answered from memory costs neither a timer nor a registration.
+        tokio::select! {
+            biased;
+            settled = attempt => Ok(settled?),
+            () = self.revoked.cancelled() => Err(self.revoked_error()),
+            () = tokio::time::sleep_until(end) => Err(LinkCallError::TimedOut((end - start).as_millis())),
+        }
+    }
+
+    fn revoked_error(&self) -> LinkCallError {
+        LinkCallError::Revoked(self.spec.name.clone())
+    }
+}
+
+/// All links of an actor.
+#[derive(Clone, Default)]
+pub(crate) struct Links(Vec<Arc<Link>>);
+
+impl Links {
+    pub(crate) fn new(bound: Vec<BoundLink>) -> Self {
+        Self::default().replaced(bound)
+    }
+
+    /// The links `bound`; those that are unchanged are the same objects as here. The others are for the caller to revoke
+    /// with [`Links::revoke_all_but`], once the new ones are in use.
+    pub(crate) fn replaced(&self, bound: Vec<BoundLink>) -> Self {
+        let keep_or_make = |new: BoundLink| {
+            let same = self.0.iter().find(|old| old.spec == new.spec && old.backend.is_same(&new.backend));
+            same.cloned().unwrap_or_else(|| Link::new(new))
+        };
+        Self(bound.into_iter().map(keep_or_make).collect())
+    }
+
+    /// Revokes every link that is not one of `kept`.
+    pub(crate) fn revoke_all_but(&self, kept: &Self) {
+        for link in &self.0 {
+            if !kept.0.iter().any(|other| Arc::ptr_eq(link, other)) {
+                link.revoke();
+            }
+        }
+    }
+
+    /// The contracts that there is a link for.
+    pub(crate) fn contracts(&self) -> BTreeSet<Contract> {
+        self.0.iter().map(|link| link.spec.contract).collect()
+    }
+
+    /// Environment variables that the links give.
+    pub(crate) fn env(&self) -> impl Iterator<Item = (&String, &String)> {
+        self.0.iter().flat_map(|link| &link.spec.settings.env)
+    }
+
+    /// The key-value link that an actor means by `identifier`: the link's name, or its bucket's.
+    pub(crate) fn bucket(&self, identifier: &str) -> Option<&Arc<Link>> {
+        let by_name = self.of(Contract::KeyValue).find(|link| link.spec.name.as_str() == identifier);
+        by_name.or_else(|| {
+            self.of(Contract::KeyValue).find(|link| match &link.spec.settings.kind {
+                KindSettings::KeyValue(settings) => settings.bucket == identifier,
+                KindSettings::Messaging(_) | KindSettings::HttpServer(_) | KindSettings::HttpClient => false,
+            })
+        })
+    }
+
+    /// The messaging links, with their settings and backends.
+    pub(crate) fn messaging(&self) -> impl Iterator<Item = (&Arc<Link>, &MessagingSettings, &Arc<dyn Messaging>)> {
+        self.of(Contract::Messaging).filter_map(|link| match (&link.spec.settings.kind, &link.backend) {
+            (KindSettings::Messaging(settings), Backend::Messaging(backend)) => Some((link, settings, backend)),
+            _ => None,
+        })
+    }
+
+    /// The link of `contract` with this name.
+    pub(crate) fn named(&self, contract: Contract, name: &LinkName) -> Option<&Arc<Link>> {
+        self.of(contract).find(|link| link.spec.name == *name)
+    }
+
+    fn of(&self, contract: Contract) -> impl Iterator<Item = &Arc<Link>> {
+        self.0.iter().filter(move |link| link.spec.contract == contract)
+    }
+}

@@ -1,0 +1,149 @@
+//! Guest CPU time of one call.
+//!
+//! A future is measured while it is polled: then the guest runs, or a host function that does not wait. Time between two
+//! polls belongs to whoever the guest waits for and is not counted. A guest that does not give way is interrupted by the
+//! epoch ([`super::engine::Ticker`]) and asks the same meter whether it may go on.
+
+use std::future::poll_fn;
+use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use super::engine::EPOCH_TICK;
+
+/// Longest a single poll can have kept the guest running, epochs being what they are. The rest of a longer poll is time in
+/// which the thread did not run, and must not be held against the guest.
+const LONGEST_SLICE: Duration = Duration::from_millis(2 * EPOCH_TICK.as_millis() as u64);
+
+/// A guest that has run for less in this poll came back from waiting and need not give way.
+const SHORT_SLICE: Duration = Duration::from_millis(EPOCH_TICK.as_millis() as u64 / 2);
+
+/// The budget of one call, shared between the future that measures and the interrupt that asks.
+#[derive(Debug)]
+pub(crate) struct Meter {
+    born: Instant,
+    budget: Duration,
+    /// Nanoseconds of finished polls.
+    spent: AtomicU64,
+    /// Start of the current poll in nanoseconds since `born`.
+    polled_at: AtomicU64,
+}
+
+/// What an interrupted guest may do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Verdict {
+    /// Go on at once.
+    Continue,
+    /// Let others run first.
+    GiveWay,
+    /// End: the budget is used up.
+    Stop,
+}
+
+/// The guest has used up its CPU time.
+#[derive(Debug, Clone, Copy, thiserror::Error)]
+#[error("CPU limit reached: more than {} ms", .0.as_millis())]
+pub(crate) struct CpuExhausted(pub(crate) Duration);
+
+impl Meter {
+    pub(crate) fn new(budget: Duration) -> Arc<Self> {
+        Arc::new(Self { born: Instant::now(), budget, spent: AtomicU64::new(0), polled_at: AtomicU64::new(0) })
+    }
+
+    pub(crate) fn budget(&self) -> Duration {
+        self.budget
+    }
+
+    /// Guest time until now.
+    pub(crate) fn spent(&self) -> Duration {
+        Duration::from_nanos(self.spent.load(Ordering::Relaxed))
+    }
+
+    /// To be asked from within a poll.
+    pub(crate) fn judge(&self) -> Verdict {
+        let slice = self.slice();
+        if self.spent() + slice >= self.budget {
+            Verdict::Stop
+        } else if slice < SHORT_SLICE {
+            Verdict::Continue
+        } else {
+            Verdict::GiveWay
+        }
+    }
+
+    fn slice(&self) -> Duration {
+        let since = self.now().saturating_sub(self.polled_at.load(Ordering::Relaxed));
+        Duration::from_nanos(since).min(LONGEST_SLICE)
+    }
+
+    fn now(&self) -> u64 {
+        u64::try_from(self.born.elapsed().as_nanos()).unwrap_or(u64::MAX)
+    }
+
+    fn poll_begins(&self) {
+        self.polled_at.store(self.now(), Ordering::Relaxed);
+    }
+
+    fn poll_ends(&self) {
+        let slice = u64::try_from(self.slice().as_nanos()).unwrap_or(u64::MAX);
+        self.spent.fetch_add(slice, Ordering::Relaxed);
+    }
+
+    /// Runs `future` and counts what it costs.
+    pub(crate) async fn measure<F: Future>(&self, future: F) -> F::Output {
+        let mut future = pin!(future);
+        poll_fn(|context| {
+            self.poll_begins();
+            let polled = future.as_mut().poll(context);
+            self.poll_ends();
+            polled
+        })
+        .await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn spin(time: Duration) {
+        let start = Instant::now();
+        while start.elapsed() < time {}
+    }
+
+    #[test]
+    fn waiting_is_free() {
+        let meter = Meter::new(Duration::from_millis(30));
+        meter.poll_begins();
+        meter.poll_ends();
+        spin(Duration::from_millis(40));
+        meter.poll_begins();
+        assert_eq!(meter.judge(), Verdict::Continue);
+        meter.poll_ends();
+        assert!(meter.spent() < Duration::from_millis(30), "{:?}", meter.spent());
+    }
+
+    #[test]
+    fn working_is_not() {
+        let meter = Meter::new(Duration::from_millis(30));
+        let mut verdicts = Vec::new();
+        while verdicts.last() != Some(&Verdict::Stop) {
+            meter.poll_begins();
+            spin(EPOCH_TICK);
+            verdicts.push(meter.judge());
+            meter.poll_ends();
+        }
+        assert!(verdicts.len() <= 3, "{verdicts:?}");
+        assert!(verdicts.iter().rev().skip(1).all(|verdict| *verdict == Verdict::GiveWay));
+    }
+
+    #[test]
+    fn a_thread_that_did_not_run_costs_the_guest_no_more_than_a_slice() {
+        let meter = Meter::new(Duration::from_secs(1));
+        meter.poll_begins();
+        spin(3 * LONGEST_SLICE);
+        meter.poll_ends();
+        assert_eq!(meter.spent(), LONGEST_SLICE);
+    }
+}

@@ -1,0 +1,241 @@
+//! What a server is told: its settings as data, and the text of its configuration file.
+
+use std::fmt::Write as _;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+
+use lattice_core::id::LatticeName;
+use lattice_core::subject::{self, SubjectPattern};
+
+use super::keys::Users;
+use super::{Files, ServerError};
+
+/// Account of everything that belongs to lattices.
+pub const LATTICE_ACCOUNT: &str = "LAT";
+/// Account of the server itself; nobody can log in to it.
+const SYSTEM_ACCOUNT: &str = "SYS";
+/// Largest message in bytes, headers included; the default, stated so that it is ours.
+pub const MAX_PAYLOAD_BYTES: u64 = 1024 * 1024;
+/// Default limit of what streams may reserve on disk: the control plane, the public stream and some forty buckets.
+pub const DEFAULT_MAX_FILE_BYTES: u64 = 8 * 1024 * 1024 * 1024;
+/// Default limit of what streams may hold in memory.
+pub const DEFAULT_MAX_MEMORY_BYTES: u64 = 256 * 1024 * 1024;
+/// Most clients at once; two connections for each of 10,000 hosts, and sensors, belong on a server of a fleet.
+const MAX_CONNECTIONS: u32 = 8192;
+/// Bytes that may wait for one slow client before it is cut off.
+const MAX_PENDING_BYTES: u64 = 64 * 1024 * 1024;
+/// The server's log is rotated at this size in bytes; two old files are kept.
+const LOG_LIMIT_BYTES: u64 = 8 * 1024 * 1024;
+/// How long a host may take to answer a request, for the permission to do so; above the longest deadline of a message.
+const MAX_RESPONSE_TIME: &str = "5m";
+
+/// What survives.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Durability {
+    /// Everything acknowledged survives a crash of any process.
+    #[default]
+    Crash,
+    /// Everything acknowledged survives a power cut: each write is synced before it is acknowledged.
+    Fsync,
+}
+
+/// Who may do what. The user `operator` may do everything in the lattice's account, the user `node` what a host needs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UserPolicy {
+    /// The lattice whose hosts the user `node` is for.
+    pub lattice: LatticeName,
+    /// Subjects besides `edge.>` that hosts may publish on and subscribe to for their actors.
+    pub node_subjects: Vec<SubjectPattern>,
+}
+
+/// Settings of a server.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ServerConfig {
+    /// Folder of everything that lasts; keys are in `creds/`, the rest in `nats/`.
+    pub data_dir: PathBuf,
+    /// Address to listen on. Loopback: a client without credentials is the operator. Any other: nobody gets in without.
+    pub bind: IpAddr,
+    /// Port to listen on; 0 lets the server choose.
+    pub port: u16,
+    /// What survives.
+    pub durability: Durability,
+    /// Limit of all streams on disk, in bytes.
+    pub max_file_bytes: u64,
+    /// Limit of all streams in memory, in bytes.
+    pub max_memory_bytes: u64,
+    /// Who may do what.
+    pub users: UserPolicy,
+}
+
+impl ServerConfig {
+    /// A server for `lattice` on a free port of 127.0.0.1, with default limits.
+    pub fn new(data_dir: impl Into<PathBuf>, lattice: LatticeName) -> Self {
+        Self {
+            data_dir: data_dir.into(),
+            bind: IpAddr::V4(Ipv4Addr::LOCALHOST),
+            port: 0,
+            durability: Durability::default(),
+            max_file_bytes: DEFAULT_MAX_FILE_BYTES,
+            max_memory_bytes: DEFAULT_MAX_MEMORY_BYTES,
+            users: UserPolicy { lattice, node_subjects: Vec::new() },
+        }
+    }
+}
+
+/// The text of the configuration file.
+pub(super) fn render(config: &ServerConfig, files: &Files, users: &Users) -> Result<String, ServerError> {
+    let listen = match config.port {
+        0 => format!("{}:-1", host_part(config.bind)),
+        port => SocketAddr::new(config.bind, port).to_string(),
+    };
+    let sync = match config.durability {
+        Durability::Crash => "",
+        Durability::Fsync => "  sync_interval: always\n",
+    };
+    let no_auth_user = if config.bind.is_loopback() { format!("no_auth_user: {}\n", users.operator) } else { String::new() };
+    let disconnects = format!("$SYS.ACCOUNT.{LATTICE_ACCOUNT}.DISCONNECT");
+    Ok(format!(
+        r#"# Written by lattice at each start.
+server_name: {name}
+listen: "{listen}"
+max_payload: {MAX_PAYLOAD_BYTES}
+max_pending: {MAX_PENDING_BYTES}
+max_connections: {MAX_CONNECTIONS}
+ping_interval: "10s"
+ping_max: 2
+write_deadline: "10s"
+log_file: {log}
+log_size_limit: {LOG_LIMIT_BYTES}
+logfile_max_num: 2
+pid_file: {pid}
+ports_file_dir: {run}
+jetstream {{
+  store_dir: {store}
+  max_file_store: {max_file}
+  max_memory_store: {max_memory}
+{sync}}}
+system_account: {SYSTEM_ACCOUNT}
+accounts {{
+  {SYSTEM_ACCOUNT} {{
+    exports: [ {{ stream: "{disconnects}", accounts: [{LATTICE_ACCOUNT}] }} ]
+  }}
+  {LATTICE_ACCOUNT} {{
+    jetstream: enabled
+    imports: [ {{ stream: {{ account: {SYSTEM_ACCOUNT}, subject: "{disconnects}" }} }} ]
+    users: [
+      {{ nkey: {operator} }}
+      {{ nkey: {node}, permissions: {permissions} }}
+    ]
+  }}
+}}
+{no_auth_user}"#,
+        name = quote(&format!("lattice-{}", config.users.lattice)),
+        log = quote_path(&files.log)?,
+        pid = quote_path(&files.pid)?,
+        run = quote_path(&files.run_dir)?,
+        store = quote_path(&files.store)?,
+        max_file = config.max_file_bytes,
+        max_memory = config.max_memory_bytes,
+        operator = users.operator,
+        node = users.node,
+        permissions = node_permissions(&config.users, &disconnects),
+    ))
+}
+
+/// What a host needs and no more: a captured one can lie about itself, but neither change what others run nor wipe a
+/// stream. (It may read and write users' buckets and `edge.>`, which its actors need.)
+fn node_permissions(policy: &UserPolicy, disconnects: &str) -> String {
+    let lattice = &policy.lattice;
+    let extra = || policy.node_subjects.iter().map(|pattern| pattern.as_str().to_owned());
+    let edge = subject::EDGE_STREAM;
+    let mut publish = texts([
+        "edge.>",
+        "$KV.>",
+        "$JS.ACK.>",
+        "$JS.FC.>",
+        "$JS.API.INFO",
+        "$JS.API.STREAM.INFO.*",
+        "$JS.API.STREAM.NAMES",
+        "$JS.API.STREAM.MSG.GET.*",
+        "$JS.API.DIRECT.GET.>",
+        "$JS.API.CONSUMER.INFO.*.*",
+        "$JS.API.CONSUMER.MSG.NEXT.*.*",
+        "$JS.API.CONSUMER.CREATE.>",
+        "$JS.API.CONSUMER.DELETE.*.*",
+    ]);
+    publish.extend([format!("lat.{lattice}.hb.>"), format!("lat.{lattice}.evt.>")]);
+    publish.extend(extra());
+    let denied = [
+        subject::bucket_key(&subject::desired_bucket(lattice), ">"),
+        subject::bucket_key(&subject::plan_bucket(lattice), ">"),
+        // The durable consumers of the public stream are the operator's.
+        format!("$JS.API.CONSUMER.CREATE.{edge}"),
+        format!("$JS.API.CONSUMER.CREATE.{edge}.>"),
+        format!("$JS.API.CONSUMER.DELETE.{edge}.*"),
+    ];
+    let mut subscribe = texts(["edge.>", "cloud.cmd.>", "_INBOX.>", disconnects]);
+    subscribe.push(format!("lat.{lattice}.>"));
+    subscribe.extend(extra());
+    format!(
+        "{{ publish: {{ allow: {}, deny: {} }}, subscribe: {{ allow: {} }}, allow_responses: {{ max: 1, expires: \"{MAX_RESPONSE_TIME}\" }} }}",
+        list(&publish),
+        list(&denied),
+        list(&subscribe),
+    )
+}
+
+fn texts<const N: usize>(texts: [&str; N]) -> Vec<String> {
+    texts.into_iter().map(str::to_owned).collect()
+}
+
+fn list(texts: &[String]) -> String {
+    let quoted: Vec<String> = texts.iter().map(|text| quote(text)).collect();
+    format!("[{}]", quoted.join(", "))
+}
+
+fn host_part(ip: IpAddr) -> String {
+    match ip {
+        IpAddr::V4(ip) => ip.to_string(),
+        IpAddr::V6(ip) => format!("[{ip}]"),
+    }
+}
+
+fn quote_path(path: &Path) -> Result<String, ServerError> {
+    match path.to_str() {
+        Some(text) => Ok(quote(text)),
+        None => Err(ServerError::Folder { path: path.to_owned(), source: std::io::Error::other("its name is not UTF-8") }),
+    }
+}
+
+/// A text in double quotes, as the server's configuration language reads it.
+fn quote(text: &str) -> String {
+    let mut quoted = String::with_capacity(text.len() + 2);
+    quoted.push('"');
+    for c in text.chars() {
+        match c {
+            '"' | '\\' => {
+                quoted.push('\\');
+                quoted.push(c);
+            }
+            c if c.is_ascii_control() => {
+                let _ = write!(quoted, "\\x{:02X}", u32::from(c));
+            }
+            c => quoted.push(c),
+        }
+    }
+    quoted.push('"');
+    quoted
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn quoting() {
+        let check = |text: &str, expected: &str| assert_eq!(quote(text), expected);
+        check("/data/a b", r#""/data/a b""#);
+        check(r#"we"ird\ ü"#, r#""we\"ird\\ ü""#);
+        check("line\nbreak", r#""line\x0Abreak""#);
+    }
+}
