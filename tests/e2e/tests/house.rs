@@ -16,7 +16,15 @@ const MAY_USE: [(&str, &[&str]); 12] = [
     ("provider-conformance", &["provider-api"]),
     (
         "lattice-host",
-        &["lattice-core", "lattice-nats", "provider-api", "provider-kv-memory", "provider-kv-nats", "provider-messaging-nats", "provider-http-server"],
+        &[
+            "lattice-core",
+            "lattice-nats",
+            "provider-api",
+            "provider-kv-memory",
+            "provider-kv-nats",
+            "provider-messaging-nats",
+            "provider-http-server",
+        ],
     ),
     ("lattice-ctl", &["lattice-core", "lattice-nats"]),
     ("lattice-bench", &["lattice-core", "lattice-nats"]),
@@ -38,7 +46,11 @@ const ONLY_IN: [(&str, &[&str]); 6] = [
 const CORE_MAY_USE: [&str; 4] = ["serde", "serde_json", "thiserror", "sha2"];
 
 fn metadata() -> Metadata {
-    MetadataCommand::new().manifest_path(e2e::root().join("Cargo.toml")).other_options(["--locked".to_owned()]).exec().expect("cargo metadata")
+    MetadataCommand::new()
+        .manifest_path(e2e::root().join("Cargo.toml"))
+        .other_options(["--locked".to_owned()])
+        .exec()
+        .expect("cargo metadata")
 }
 
 /// Names of the packages that each of ours uses outside of tests.
@@ -75,7 +87,20 @@ fn wasmtime_has_no_feature_that_is_not_needed() {
     let wasmtime = metadata.packages.iter().find(|package| package.name.as_str() == "wasmtime").expect("wasmtime is used");
     let node = resolve.nodes.iter().find(|node| node.id == wasmtime.id).expect("and resolved");
     let features: BTreeSet<String> = node.features.iter().map(ToString::to_string).collect();
-    let forbidden = ["winch", "gc", "gc-drc", "gc-null", "gc-copying", "threads", "component-model-async", "stack-switching", "profiling", "cache", "wat", "debug"];
+    let forbidden = [
+        "winch",
+        "gc",
+        "gc-drc",
+        "gc-null",
+        "gc-copying",
+        "threads",
+        "component-model-async",
+        "stack-switching",
+        "profiling",
+        "cache",
+        "wat",
+        "debug",
+    ];
     for feature in forbidden {
         assert!(!features.contains(feature), "wasmtime is built with {feature}: {features:?}");
     }
@@ -109,19 +134,24 @@ fn edge_processor_is_small_and_imports_only_what_stock_hosts_serve() {
         let imports = imports(&path);
         assert!(imports.contains(config), "{name}: {imports:?}");
         for import in &imports {
-            let drafts = [config, "wasi:logging/logging@0.1.0-draft", "wasmcloud:messaging/consumer@0.2.0", "wasmcloud:messaging/types@0.2.0"];
-            let is_draft = drafts.contains(&import.as_str()) || (import.starts_with("wasi:keyvalue/") && import.ends_with("@0.2.0-draft"));
-            let stable = ["wasi:cli/", "wasi:clocks/", "wasi:io/", "wasi:random/", "wasi:http/types@"];
-            let is_stable = stable.iter().any(|start| import.starts_with(start)) && import.contains("@0.2.") && !import.contains('-');
-            let cli = import.starts_with("wasi:cli/") && import.contains("@0.2.");
-            assert!(is_draft || is_stable || cli || is_dashed_core(import), "{name} imports {import}");
+            assert!(import == config || is_portable(import), "{name} imports {import}");
         }
     }
 }
 
-/// Interfaces of WASI 0.2 core with a dash in their own name.
-fn is_dashed_core(import: &str) -> bool {
-    ["wasi:clocks/monotonic-clock@0.2.", "wasi:clocks/wall-clock@0.2.", "wasi:random/insecure-seed@0.2."].iter().any(|start| import.starts_with(start))
+/// Whether wasmCloud 1.9 and 2.x serve it, too.
+fn is_portable(import: &str) -> bool {
+    let (path, version) = import.split_once('@').expect("a version");
+    let (package, interface) = path.split_once('/').expect("an interface");
+    match (package, interface) {
+        ("wasi:logging", "logging") => version == "0.1.0-draft",
+        ("wasi:keyvalue", "store" | "atomics" | "batch") => version == "0.2.0-draft",
+        ("wasmcloud:messaging", "consumer" | "types") => version == "0.2.0",
+        ("wasi:cli" | "wasi:clocks" | "wasi:io" | "wasi:random", _) | ("wasi:http", "types") => {
+            version.strip_prefix("0.2.").is_some_and(|patch| patch.bytes().all(|byte| byte.is_ascii_digit()))
+        }
+        _ => false,
+    }
 }
 
 #[test]
