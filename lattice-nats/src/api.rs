@@ -123,8 +123,8 @@ pub(crate) async fn direct_get(connection: &Connection, stream: &str, subject: &
 /// The server's refusal as our error.
 pub(crate) fn refused(error: &jetstream::Error) -> ApiError {
     let text = error.to_string();
-    // The library prints `<status>: <code>, <description>`; people need the words only.
-    let description = text.split_once(", ").map_or(text.as_str(), |(_, words)| words).to_owned();
+    // The library prints `<description> (code <status>, error code <code>)`; people need the words only.
+    let description = text.split_once(" (code ").map_or(text.as_str(), |(words, _)| words).to_owned();
     ApiError::Refused { code: error.error_code().0, description }
 }
 

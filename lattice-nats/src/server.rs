@@ -18,7 +18,7 @@ use std::time::Duration;
 use lattice_core::error::{ErrorCode, Problem};
 use tokio::process::{Child, Command};
 
-pub use config::{Durability, ServerConfig, UserPolicy};
+pub use config::{DEFAULT_MAX_FILE_BYTES, DEFAULT_MAX_MEMORY_BYTES, Durability, LATTICE_ACCOUNT, MAX_PAYLOAD_BYTES, ServerConfig, UserPolicy};
 pub use find::find_server;
 
 /// How long a server may take until it listens; recovering a large store takes a while.
