@@ -49,7 +49,7 @@ fn builtin_names() -> String {
     ProviderKind::ALL.map(|kind| format!("builtin://{}", kind.as_str())).join(", ")
 }
 
-/// The backend that `builtin://kv-nats`, or one of the article's image names, stands for.
+/// The backend that `builtin://kv-nats`, one of the article's image names or one of wasmCloud's own stands for.
 ///
 /// # Errors
 /// [`ProviderImageError`] names what there is instead.
@@ -61,6 +61,7 @@ pub fn provider_kind(image: &str) -> Result<ProviderKind, ProviderImageError> {
     match name {
         "httpserver" => Ok(ProviderKind::HttpServer),
         "nats" => Ok(ProviderKind::MessagingNats),
+        "keyvalue-nats" => Ok(ProviderKind::KvNats),
         "kvredis" => Err(ProviderImageError::NotBuiltIn { name: name.to_owned(), instead: "builtin://kv-nats" }),
         _ => Err(ProviderImageError::Unknown { name: name.chars().take(80).flat_map(char::escape_debug).collect() }),
     }
@@ -87,6 +88,9 @@ mod tests {
         assert_eq!(provider_kind("builtin://kv-nats"), Ok(ProviderKind::KvNats));
         assert_eq!(provider_kind("wasmcloud.azurecr.io/httpserver:0.20.0"), Ok(ProviderKind::HttpServer));
         assert_eq!(provider_kind("wasmcloud.azurecr.io/nats:0.18.0"), Ok(ProviderKind::MessagingNats));
+        assert_eq!(provider_kind("ghcr.io/wasmcloud/keyvalue-nats:0.3.1"), Ok(ProviderKind::KvNats));
+        assert_eq!(provider_kind("ghcr.io/wasmcloud/messaging-nats:0.27.0"), Ok(ProviderKind::MessagingNats));
+        assert_eq!(provider_kind("ghcr.io/wasmcloud/http-server:0.27.0"), Ok(ProviderKind::HttpServer));
         assert!(provider_kind("wasmcloud.azurecr.io/kvredis:0.27.0").unwrap_err().to_string().contains("builtin://kv-nats"));
         assert!(provider_kind("acme/blob:1").unwrap_err().to_string().contains("no provider `blob`"));
         assert_eq!(default_provider_id("wasmcloud.azurecr.io/kvredis:0.27.0").unwrap().as_str(), "kvredis");

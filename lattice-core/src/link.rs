@@ -307,11 +307,18 @@ pub struct HttpServerSettings {
 
 impl HttpServerSettings {
     fn read(values: &Values<'_>) -> Result<Self, LinkError> {
-        let port = values.number("port", u32::from(DEFAULT_HTTP_PORT), u32::from(u16::MAX))?;
+        let text = values.text("address")?.unwrap_or("127.0.0.1");
+        // Stock manifests write both into one value, `127.0.0.1:8080`.
+        let (address, default_port) = match text.parse::<std::net::SocketAddr>() {
+            Ok(both) => (both.ip(), both.port()),
+            Err(_) => {
+                let address = text.parse().map_err(|_| LinkError::value("address", text, "is no IP address"))?;
+                (address, DEFAULT_HTTP_PORT)
+            }
+        };
+        let port = values.number("port", u32::from(default_port), u32::from(u16::MAX))?;
         let port = u16::try_from(port).ok().filter(|port| *port > 0);
         let port = port.ok_or_else(|| LinkError::value("port", "0", "must be 1 to 65535"))?;
-        let text = values.text("address")?.unwrap_or("127.0.0.1");
-        let address = text.parse().map_err(|_| LinkError::value("address", text, "is no IP address"))?;
         Ok(Self { port, address })
     }
 }
@@ -361,6 +368,7 @@ fn normal(name: &str) -> String {
         "timeout" => "timeout-ms".to_owned(),
         "retry-delay" => "retry-delay-ms".to_owned(),
         "subscriptions" => "subscription".to_owned(),
+        "cluster-uris" => "cluster-uri".to_owned(),
         _ => name,
     }
 }
@@ -467,6 +475,19 @@ mod tests {
         let found = messaging(&[("SUBSCRIPTION", "edge.sensor.*"), ("CLUSTER_URI", "nats://cloud-nats:4222")]).unwrap();
         assert_eq!(found.cluster_uri.as_deref(), Some("nats://cloud-nats:4222"));
         assert!(found.may_publish("edge.result.eu"));
+    }
+
+    #[test]
+    fn stock_manifests_spell_some_values_differently() {
+        let check = |values: &[(&str, &str)], expected: &str| match settings(Contract::HttpServer, values).unwrap().kind {
+            KindSettings::HttpServer(found) => assert_eq!(format!("{}:{}", found.address, found.port), expected),
+            other => panic!("{other:?}"),
+        };
+        check(&[("address", "0.0.0.0:9000")], "0.0.0.0:9000");
+        check(&[("address", "0.0.0.0:9000"), ("port", "9001")], "0.0.0.0:9001");
+        check(&[("address", "0.0.0.0")], "0.0.0.0:8080");
+        let found = messaging(&[("subscriptions", "edge.sensor.eu"), ("cluster_uris", "nats://hub:4222")]).unwrap();
+        assert_eq!((found.subscriptions.len(), found.cluster_uri.as_deref()), (1, Some("nats://hub:4222")));
     }
 
     #[test]
