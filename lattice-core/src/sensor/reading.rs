@@ -10,7 +10,7 @@ use crate::wire::json::{self, JsonError};
 pub const MAX_READING_BYTES: usize = 256 * 1024;
 /// Deepest nesting of a reading; a real one has one level, gateways wrap a few more around fields of their own.
 pub const MAX_READING_DEPTH: usize = 32;
-/// Longest device id in bytes. Escaping can triple it, so [`MAX_KEY_BYTES`] may refuse a shorter one.
+/// Longest device id in bytes. Escaping can triple it, so the limit of keys may refuse a shorter one.
 pub const MAX_DEVICE_ID_BYTES: usize = 128;
 /// How long a reason may be, in characters: parsers like to repeat the text that they refuse.
 pub const MAX_REASON_CHARS: usize = 256;
