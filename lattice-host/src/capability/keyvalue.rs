@@ -9,12 +9,13 @@ use bytes::Bytes;
 use lattice_core::contract::Contract;
 use provider_api::CallError;
 use provider_api::keyvalue::Bucket;
+use tokio::time::Instant;
 use wasmtime::component::Resource;
 
 use crate::runtime::bindings::host::wasi::keyvalue::store::{Error, KeyResponse};
 use crate::runtime::bindings::host::wasi::keyvalue::{atomics, batch, store};
 use crate::runtime::links::{Backend, Link, LinkCallError};
-use crate::runtime::state::State;
+use crate::runtime::state::{Identity, State};
 
 /// Largest value in bytes; the server's default `max_payload`, so that every backend takes it.
 const MAX_VALUE_BYTES: usize = 1024 * 1024;
@@ -27,6 +28,7 @@ const MAX_BATCH_BYTES: usize = 8 * 1024 * 1024;
 pub struct OpenBucket {
     link: Arc<Link>,
     bucket: Arc<dyn Bucket>,
+    identity: Arc<Identity>,
 }
 
 type Answer<T> = wasmtime::Result<Result<T, Error>>;
@@ -40,7 +42,7 @@ impl store::Host for State {
         let Backend::KeyValue(bucket) = &link.backend else {
             return Ok(Err(Error::NoSuchStore));
         };
-        let open = OpenBucket { link: link.clone(), bucket: bucket.clone() };
+        let open = OpenBucket { link: link.clone(), bucket: bucket.clone(), identity: self.identity.clone() };
         Ok(Ok(self.table.push(open)?))
     }
 }
@@ -48,7 +50,7 @@ impl store::Host for State {
 impl store::HostBucket for State {
     async fn get(&mut self, bucket: Resource<OpenBucket>, key: String) -> Answer<Option<Vec<u8>>> {
         let open = self.table.get(&bucket)?;
-        Ok(self.through(open, "get", || open.bucket.get(&key)).await.map(|value| value.map(Vec::from)))
+        Ok(open.call(self.task.deadline, "get", || open.bucket.get(&key)).await.map(|value| value.map(Vec::from)))
     }
 
     async fn set(&mut self, bucket: Resource<OpenBucket>, key: String, value: Vec<u8>) -> Answer<()> {
@@ -56,7 +58,7 @@ impl store::HostBucket for State {
         Ok(match check_size(&value) {
             Ok(()) => {
                 let value = Bytes::from(value);
-                self.through(open, "set", || open.bucket.set(&key, value.clone())).await
+                open.call(self.task.deadline, "set", || open.bucket.set(&key, value.clone())).await
             }
             Err(error) => Err(error),
         })
@@ -64,17 +66,17 @@ impl store::HostBucket for State {
 
     async fn delete(&mut self, bucket: Resource<OpenBucket>, key: String) -> Answer<()> {
         let open = self.table.get(&bucket)?;
-        Ok(self.through(open, "delete", || open.bucket.delete(&key)).await)
+        Ok(open.call(self.task.deadline, "delete", || open.bucket.delete(&key)).await)
     }
 
     async fn exists(&mut self, bucket: Resource<OpenBucket>, key: String) -> Answer<bool> {
         let open = self.table.get(&bucket)?;
-        Ok(self.through(open, "exists", || open.bucket.exists(&key)).await)
+        Ok(open.call(self.task.deadline, "exists", || open.bucket.exists(&key)).await)
     }
 
     async fn list_keys(&mut self, bucket: Resource<OpenBucket>, cursor: Option<u64>) -> Answer<KeyResponse> {
         let open = self.table.get(&bucket)?;
-        let page = self.through(open, "list", || open.bucket.list_keys(cursor)).await;
+        let page = open.call(self.task.deadline, "list", || open.bucket.list_keys(cursor)).await;
         Ok(page.map(|page| KeyResponse { keys: page.keys, cursor: page.cursor }))
     }
 
@@ -87,47 +89,47 @@ impl store::HostBucket for State {
 impl atomics::Host for State {
     async fn increment(&mut self, bucket: Resource<OpenBucket>, key: String, delta: u64) -> Answer<u64> {
         let open = self.table.get(&bucket)?;
-        Ok(self.through(open, "increment", || open.bucket.increment(&key, delta)).await)
+        Ok(open.call(self.task.deadline, "increment", || open.bucket.increment(&key, delta)).await)
     }
 }
 
 impl batch::Host for State {
     async fn get_many(&mut self, bucket: Resource<OpenBucket>, keys: Vec<String>) -> Answer<Vec<Option<(String, Vec<u8>)>>> {
         let open = self.table.get(&bucket)?;
-        Ok(self.get_each(open, keys).await)
+        Ok(open.get_each(self.task.deadline, keys).await)
     }
 
     async fn set_many(&mut self, bucket: Resource<OpenBucket>, values: Vec<(String, Vec<u8>)>) -> Answer<()> {
         let open = self.table.get(&bucket)?;
-        Ok(self.set_each(open, values).await)
+        Ok(open.set_each(self.task.deadline, values).await)
     }
 
     async fn delete_many(&mut self, bucket: Resource<OpenBucket>, keys: Vec<String>) -> Answer<()> {
         let open = self.table.get(&bucket)?;
-        Ok(self.delete_each(open, keys).await)
+        Ok(open.delete_each(self.task.deadline, keys).await)
     }
 }
 
-impl State {
-    /// One operation on an open bucket, if the link covers it.
-    async fn through<T, F>(&self, open: &OpenBucket, operation: &'static str, call: impl FnMut() -> F) -> Result<T, Error>
+impl OpenBucket {
+    /// One operation, if the link covers it.
+    async fn call<T, F>(&self, deadline: Instant, operation: &'static str, call: impl FnMut() -> F) -> Result<T, Error>
     where
         F: Future<Output = Result<T, CallError>>,
     {
-        let link = &open.link;
+        let link = &self.link;
         if !link.spec.settings.permits(operation) {
             self.identity.log.denied(Contract::KeyValue.as_str(), &format!("link `{}` does not permit `{operation}`", link.spec.name));
             return Err(Error::AccessDenied);
         }
-        link.call(self.task.deadline, call).await.map_err(Error::from)
+        link.call(deadline, call).await.map_err(Error::from)
     }
 
-    async fn get_each(&self, open: &OpenBucket, keys: Vec<String>) -> Result<Vec<Option<(String, Vec<u8>)>>, Error> {
+    async fn get_each(&self, deadline: Instant, keys: Vec<String>) -> Result<Vec<Option<(String, Vec<u8>)>>, Error> {
         check_batch(keys.len())?;
         let mut values = Vec::with_capacity(keys.len());
         let mut total = 0_usize;
         for key in keys {
-            let value = self.through(open, "get", || open.bucket.get(&key)).await?;
+            let value = self.call(deadline, "get", || self.bucket.get(&key)).await?;
             total = total.saturating_add(value.as_ref().map_or(0, Bytes::len));
             if total > MAX_BATCH_BYTES {
                 return Err(Error::Other(format!("the values of one batch have more than {MAX_BATCH_BYTES} bytes")));
@@ -138,20 +140,20 @@ impl State {
     }
 
     /// Not atomic, as the interface allows: what was set before a failure stays set.
-    async fn set_each(&self, open: &OpenBucket, values: Vec<(String, Vec<u8>)>) -> Result<(), Error> {
+    async fn set_each(&self, deadline: Instant, values: Vec<(String, Vec<u8>)>) -> Result<(), Error> {
         check_batch(values.len())?;
         values.iter().try_for_each(|(_, value)| check_size(value))?;
         for (key, value) in values {
             let value = Bytes::from(value);
-            self.through(open, "set", || open.bucket.set(&key, value.clone())).await?;
+            self.call(deadline, "set", || self.bucket.set(&key, value.clone())).await?;
         }
         Ok(())
     }
 
-    async fn delete_each(&self, open: &OpenBucket, keys: Vec<String>) -> Result<(), Error> {
+    async fn delete_each(&self, deadline: Instant, keys: Vec<String>) -> Result<(), Error> {
         check_batch(keys.len())?;
         for key in keys {
-            self.through(open, "delete", || open.bucket.delete(&key)).await?;
+            self.call(deadline, "delete", || self.bucket.delete(&key)).await?;
         }
         Ok(())
     }

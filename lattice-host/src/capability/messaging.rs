@@ -14,8 +14,8 @@ use provider_api::messaging::{Message, Messaging};
 
 use crate::runtime::bindings::host::wasmcloud::messaging::types::BrokerMessage;
 use crate::runtime::bindings::host::wasmcloud::messaging::{consumer, types};
-use crate::runtime::links::{Link, LinkCallError};
-use crate::runtime::state::{ReplyRoute, State};
+use crate::runtime::links::{Link, LinkCallError, Links};
+use crate::runtime::state::{Identity, ReplyRoute, State, Task};
 
 /// Header with the name of the node that a message was published on.
 const SOURCE_NODE: &str = "source-node";
@@ -30,16 +30,29 @@ impl types::Host for State {}
 
 impl consumer::Host for State {
     async fn request(&mut self, subject: String, body: Vec<u8>, timeout_ms: u32) -> Answer<BrokerMessage> {
-        Ok(self.ask(subject, body.into(), timeout_ms).await)
+        Ok(self.consumer().ask(subject, body.into(), timeout_ms).await)
     }
 
     async fn publish(&mut self, message: BrokerMessage) -> Answer<()> {
         let message = Message { subject: message.subject, body: message.body.into(), reply_to: message.reply_to, headers: Vec::new() };
-        Ok(self.send(message).await)
+        Ok(self.consumer().send(message).await)
     }
 }
 
+/// What one call needs of the instance's state.
+struct Consumer<'a> {
+    identity: &'a Identity,
+    links: &'a Links,
+    task: &'a mut Task,
+}
+
 impl State {
+    fn consumer(&mut self) -> Consumer<'_> {
+        Consumer { identity: &self.identity, links: &self.around.links, task: &mut self.task }
+    }
+}
+
+impl Consumer<'_> {
     async fn ask(&self, subject: String, body: Bytes, timeout_ms: u32) -> Result<BrokerMessage, String> {
         let (link, backend) = self.link_for("request", &subject)?;
         check_size(&body, &**backend)?;
@@ -85,7 +98,7 @@ impl State {
     /// The link that lets this actor do `operation` on `subject`.
     fn link_for(&self, operation: &str, subject: &str) -> Result<(&Arc<Link>, &Arc<dyn Messaging>), String> {
         check_subject(subject).map_err(|error| error.to_string())?;
-        let covering = self.around.links.messaging().find(|(link, settings, _)| settings.may_publish(subject) && link.spec.settings.permits(operation));
+        let covering = self.links.messaging().find(|(link, settings, _)| settings.may_publish(subject) && link.spec.settings.permits(operation));
         match covering {
             Some((link, _, backend)) => Ok((link, backend)),
             None => Err(self.denied(&format!("no link lets this actor {operation} on `{subject}`"))),

@@ -2,7 +2,6 @@
 
 /// Imports of actors.
 pub(crate) mod host {
-    #![expect(missing_docs, clippy::wildcard_enum_match_arm, reason = "generated code")]
     wasmtime::component::bindgen!({
         path: "../wit",
         world: "lattice:actor/host",
@@ -19,7 +18,6 @@ pub(crate) mod host {
 
 /// Export of actors that take messages. Strings and bodies are borrowed: a message is copied once, into the guest.
 pub(crate) mod guest {
-    #![expect(missing_docs, reason = "generated code")]
     wasmtime::component::bindgen!({
         path: "../wit",
         world: "lattice:actor/messaging-guest",

@@ -89,6 +89,11 @@ impl Cache {
         self.dir.join(format!("{}.{}.new", digest.hex(), std::process::id()))
     }
 
+    /// Removes what a failed compiler may have left at [`Cache::scratch`].
+    pub(crate) fn discard(&self, digest: &Digest) {
+        let _ = std::fs::remove_file(self.scratch(digest));
+    }
+
     fn path(&self, digest: &Digest) -> PathBuf {
         self.dir.join(format!("{}-{:016x}.{SUFFIX}", digest.hex(), self.engine))
     }

@@ -76,7 +76,7 @@ impl std::fmt::Display for CompileLimit {
 
 /// Why there is no artifact.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum CompileError {
+pub enum CompileError {
     /// The input's fault: it does not validate.
     #[error("{0}")]
     Invalid(String),
@@ -86,13 +86,19 @@ pub(crate) enum CompileError {
     /// Nobody knows whose fault.
     #[error("compiler ended with {status}: {said}")]
     Crashed {
+        /// How it ended.
         status: ExitStatus,
         /// The last it said.
         said: String,
     },
     /// The host's fault.
     #[error("cannot run the compiler {}", .program.display())]
-    Run { program: PathBuf, source: std::io::Error },
+    Run {
+        /// The program.
+        program: PathBuf,
+        /// What the system says, or the child.
+        source: std::io::Error,
+    },
 }
 
 /// Runs compiling children.

@@ -1,0 +1,171 @@
+//! What can go wrong, per operation, and how it is put to the user.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use lattice_core::admission::AdmissionError;
+use lattice_core::contract::Contract;
+use lattice_core::error::{ErrorCode, Problem};
+use lattice_core::id::Digest;
+
+use super::cache::CacheError;
+use super::compiler::CompileError;
+use super::limits::Exhausted;
+
+/// Why there is no runtime.
+#[derive(Debug, thiserror::Error)]
+pub enum RuntimeError {
+    /// The system gives no room for so many instances.
+    #[error("cannot reserve address space for {instances} instances (is there a limit, `ulimit -v`, or vm.overcommit_memory=2?): {reason:#}")]
+    Engine {
+        /// How many were asked for.
+        instances: u32,
+        /// What wasmtime says.
+        reason: wasmtime::Error,
+    },
+    /// The system gives no thread.
+    #[error("cannot start the thread that interrupts actors")]
+    Thread(#[source] std::io::Error),
+    /// The cache cannot be used.
+    #[error(transparent)]
+    Cache(#[from] CacheError),
+}
+
+/// Why code cannot run here, or not now.
+#[derive(Debug, thiserror::Error)]
+pub enum LoadError {
+    /// The code cannot be fetched.
+    #[error("cannot fetch {digest}")]
+    Fetch {
+        /// What was asked for.
+        digest: Digest,
+        /// Why not.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// Something else was fetched.
+    #[error("code has digest {found}, expected {expected}")]
+    Digest {
+        /// What was asked for.
+        expected: Digest,
+        /// What came.
+        found: Digest,
+    },
+    /// Machine code was offered as a component.
+    #[error("a precompiled artifact, not a component: hosts run only what they compiled themselves")]
+    Precompiled,
+    /// Not a component, or not one that could ever run here.
+    #[error(transparent)]
+    Admission(#[from] AdmissionError),
+    /// It does not compile, or not within the limits.
+    #[error("cannot compile: {0}")]
+    Compile(Arc<CompileError>),
+    /// The cache cannot be used.
+    #[error(transparent)]
+    Cache(#[from] CacheError),
+    /// Freshly compiled code does not load.
+    #[error("compiled code does not load: {0:#}")]
+    Code(wasmtime::Error),
+    /// It needs links that the actor does not have.
+    #[error("no link for {}", .0.join(", "))]
+    MissingLinks(Vec<String>),
+    /// It does not fit what the host serves, although names and versions do.
+    #[error("does not fit the host's interfaces: {0:#}")]
+    Link(wasmtime::Error),
+    /// The host is going down.
+    #[error("the host is stopping")]
+    Stopping,
+}
+
+impl LoadError {
+    /// Whether the same code would fail again, whatever anybody does to the host or the network.
+    pub fn is_lasting(&self) -> bool {
+        match self {
+            Self::Digest { .. } | Self::Precompiled | Self::Admission(_) | Self::Link(_) => true,
+            Self::Compile(error) => error.is_lasting(),
+            Self::Fetch { .. } | Self::Cache(_) | Self::Code(_) | Self::MissingLinks(_) | Self::Stopping => false,
+        }
+    }
+
+    /// The error as the user of `actor`, whose code came from `image`, shall see it.
+    pub fn problem(&self, actor: &str, image: &str) -> Problem {
+        match self {
+            Self::Fetch { .. } | Self::Digest { .. } => Problem::actor_image(image, self).caused_by_source(self),
+            Self::MissingLinks(missing) => Problem::link_not_found(actor, &missing.join(", ")),
+            Self::Precompiled | Self::Admission(_) | Self::Link(_) => self.invalid(image),
+            Self::Compile(error) if error.is_lasting() => self.invalid(image),
+            Self::Compile(_) | Self::Cache(_) | Self::Code(_) | Self::Stopping => {
+                Problem::new(ErrorCode::Failed, format!("actor start failed: {self}")).caused_by_source(self)
+            }
+        }
+    }
+
+    fn invalid(&self, image: &str) -> Problem {
+        Problem::new(ErrorCode::InvalidComponent, format!("actor start failed: invalid component: {image}: {self}"))
+            .hint("build it with `cargo build --target wasm32-wasip2 --release`; `wasm-tools component wit FILE` shows what it imports and exports")
+    }
+}
+
+/// The sources of an error as causes, without the error itself, whose text the problem has already.
+trait CausedBySource {
+    fn caused_by_source(self, error: &dyn std::error::Error) -> Self;
+}
+
+impl CausedBySource for Problem {
+    fn caused_by_source(self, error: &dyn std::error::Error) -> Self {
+        match error.source() {
+            Some(source) => self.caused_by(source),
+            None => self,
+        }
+    }
+}
+
+impl CompileError {
+    /// Whether it is the code's fault.
+    pub(crate) fn is_lasting(&self) -> bool {
+        match self {
+            Self::Invalid(_) | Self::Limit(_) | Self::Crashed { .. } => true,
+            Self::Run { .. } => false,
+        }
+    }
+}
+
+/// Why a call of an actor gave no result.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum InvokeError {
+    /// It trapped: a panic, an assertion, an out-of-bounds access, an exit.
+    #[error("actor trapped: {0}")]
+    Trap(String),
+    /// It used more CPU time than allowed.
+    #[error("CPU limit reached: more than {} ms", .0.as_millis())]
+    CpuLimit(Duration),
+    /// It was not done in time.
+    #[error("deadline reached: not done after {} ms", .0.as_millis())]
+    Deadline(Duration),
+    /// It failed after it was refused memory.
+    #[error("out of memory: {0}")]
+    OutOfMemory(Exhausted),
+    /// Its handler returned an error.
+    #[error("{0}")]
+    Guest(String),
+    /// There is no instance to call.
+    #[error("cannot instantiate: {0}")]
+    Instantiate(String),
+    /// It does not export what would have to be called.
+    #[error("actor exports no handler for {0}")]
+    NoHandler(Contract),
+    /// The actor is being stopped.
+    #[error("actor is stopping")]
+    Closed,
+}
+
+impl InvokeError {
+    /// The error as the caller of `actor` shall see it.
+    pub fn problem(&self, actor: &str) -> Problem {
+        let code = match self {
+            Self::Deadline(_) => ErrorCode::TimedOut,
+            Self::NoHandler(contract) => return Problem::link_not_found(actor, contract.as_str()),
+            Self::Trap(_) | Self::CpuLimit(_) | Self::OutOfMemory(_) | Self::Guest(_) | Self::Instantiate(_) | Self::Closed => ErrorCode::Failed,
+        };
+        Problem::new(code, format!("{actor}: {self}"))
+    }
+}

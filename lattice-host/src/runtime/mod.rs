@@ -1,0 +1,212 @@
+//! Running actors: from bytes to a called handler, with limits on everything.
+//!
+//! ```text
+//! bytes ──► compiling child ──► Cache ──► Component ──┐
+//!                                                     ├─► InstancePre ──► Instance ──► handle-message | HTTP handle
+//! links, config ──────────────────────► Linker ───────┘        (per actor)    (per message, or resident)
+//! ```
+//!
+//! [`Runtime`] is one per host, [`Actor`] one per actor on it; both are handles that can be cloned. There is no task of its
+//! own here, except one thread that advances the epoch and one task per HTTP request: a message is worked on by whoever
+//! calls [`Actor::handle_message`].
+//!
+//! **Invariants.** A guest can use only the CPU time, wall time and memory that its limits name, and nothing of it survives
+//! a per-message call. It can call only what a link of its actor covers at the moment of the call. A failure of one
+//! instance touches no other.
+
+mod actor;
+pub(crate) mod bindings;
+mod cache;
+mod compiler;
+mod component;
+pub(crate) mod engine;
+mod error;
+mod instance;
+mod limits;
+mod linker;
+pub(crate) mod links;
+pub mod logs;
+mod meter;
+mod serve;
+pub(crate) mod state;
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+
+use bytes::Bytes;
+use lattice_core::admission::check_preamble;
+use lattice_core::id::{Digest, HostName};
+use tokio::sync::Semaphore;
+use wasmtime::Engine;
+use wasmtime::component::Component;
+
+pub use actor::{Actor, ActorSettings, ActorStats, Handled};
+pub use cache::CacheError;
+pub use compiler::{CompileError, CompileLimit, CompileLimits};
+pub use component::Loaded;
+pub use error::{InvokeError, LoadError, RuntimeError};
+pub use limits::Exhausted;
+pub use links::{Backend, BoundLink};
+pub use logs::{LogLevel, LogSink, NoLogs};
+pub use state::ReplyRoute;
+
+use cache::Cache;
+use compiler::Compiler;
+use component::CodeImage;
+use engine::{Purpose, Ticker};
+use limits::MemoryAccount;
+
+const MIB: u64 = 1024 * 1024;
+
+/// How large a runtime is and where it keeps its files.
+#[derive(Clone)]
+pub struct RuntimeConfig {
+    /// Folder for compiled code, this host's own.
+    pub cache_dir: PathBuf,
+    /// Instances that may be alive at once, all actors together.
+    pub max_instances: u32,
+    /// Largest linear memory of one instance in MiB.
+    pub max_actor_memory_mb: u32,
+    /// Linear memory of all instances together in MiB.
+    pub host_memory_mb: u32,
+    /// Name of the node as actors see it.
+    pub node_name: HostName,
+    /// What compiling may cost.
+    pub compile: CompileLimits,
+    /// Where log lines of actors go.
+    pub logs: Arc<dyn LogSink>,
+}
+
+/// The engine of a host and all that actors share.
+#[derive(Clone)]
+pub struct Runtime {
+    shared: Arc<Shared>,
+}
+
+pub(crate) struct Shared {
+    pub(crate) engine: Engine,
+    pub(crate) config: RuntimeConfig,
+    pub(crate) memory: Arc<MemoryAccount>,
+    /// One permit per instance that may be alive.
+    pub(crate) slots: Arc<Semaphore>,
+    cache: Cache,
+    compiler: Compiler,
+    /// Code that is in memory, so that it is there once however many actors run it.
+    loaded: Mutex<BTreeMap<Digest, Weak<CodeImage>>>,
+    _ticker: Ticker,
+}
+
+impl Runtime {
+    /// Reserves the address space for all instances, starts the epoch's clock, opens the cache.
+    ///
+    /// # Errors
+    /// [`RuntimeError`] if the system does not give what `config` asks for.
+    pub fn start(config: RuntimeConfig) -> Result<Self, RuntimeError> {
+        let memory_bytes = usize::try_from(u64::from(config.max_actor_memory_mb).saturating_mul(MIB)).unwrap_or(usize::MAX);
+        let purpose = Purpose::Run { instances: config.max_instances, memory_bytes };
+        let engine = engine::engine(purpose).map_err(|reason| RuntimeError::Engine { instances: config.max_instances, reason })?;
+        let cache = Cache::open(&config.cache_dir, &engine)?;
+        let ticker = Ticker::start(&engine).map_err(RuntimeError::Thread)?;
+        let slots = usize::try_from(config.max_instances).unwrap_or(Semaphore::MAX_PERMITS).min(Semaphore::MAX_PERMITS);
+        let shared = Shared {
+            memory: MemoryAccount::of_host(u64::from(config.host_memory_mb).saturating_mul(MIB)),
+            slots: Arc::new(Semaphore::new(slots)),
+            compiler: Compiler::new(config.compile.clone()),
+            loaded: Mutex::default(),
+            _ticker: ticker,
+            engine,
+            config,
+            cache,
+        };
+        Ok(Self { shared: Arc::new(shared) })
+    }
+
+    /// Loads code: from memory, from the cache, or from `fetch` (polled only then) by way of the compiling child.
+    ///
+    /// # Errors
+    /// [`LoadError`]; bad code is remembered as such for a while and not compiled again.
+    pub async fn load<E>(&self, digest: &Digest, fetch: impl Future<Output = Result<Bytes, E>> + Send) -> Result<Loaded, LoadError>
+    where
+        E: std::error::Error + Send + Sync + 'static,
+    {
+        if let Some(image) = self.image_in_memory(digest) {
+            return Ok(Loaded::new(image));
+        }
+        if let Some(component) = self.cached(digest).await? {
+            return self.admit(digest, component);
+        }
+        if let Some(error) = self.shared.cache.failure(digest) {
+            return Err(LoadError::Compile(error));
+        }
+        let wasm = fetch.await.map_err(|error| LoadError::Fetch { digest: digest.clone(), source: Box::new(error) })?;
+        check_source(digest, &wasm)?;
+        let _turn = self.shared.compiler.turn().await;
+        // Whoever had the turn before may have compiled the same.
+        let component = match self.cached(digest).await? {
+            Some(component) => component,
+            None => self.compile(digest, &wasm).await?,
+        };
+        self.admit(digest, component)
+    }
+
+    /// Linear memory of all instances in bytes.
+    pub fn memory_in_use(&self) -> u64 {
+        self.shared.memory.used()
+    }
+
+    /// Instances that are alive.
+    pub fn live_instances(&self) -> u32 {
+        let free = u32::try_from(self.shared.slots.available_permits()).unwrap_or(u32::MAX);
+        self.shared.config.max_instances.saturating_sub(free)
+    }
+
+    pub(crate) fn shared(&self) -> &Arc<Shared> {
+        &self.shared
+    }
+
+    fn image_in_memory(&self, digest: &Digest) -> Option<Arc<CodeImage>> {
+        self.shared.loaded.lock().unwrap_or_else(PoisonError::into_inner).get(digest)?.upgrade()
+    }
+
+    async fn cached(&self, digest: &Digest) -> Result<Option<Component>, LoadError> {
+        let (shared, digest) = (self.shared.clone(), digest.clone());
+        let found = tokio::task::spawn_blocking(move || shared.cache.get(&digest, &shared.engine)).await;
+        found.map_err(|_cancelled| LoadError::Stopping)
+    }
+
+    async fn compile(&self, digest: &Digest, wasm: &[u8]) -> Result<Component, LoadError> {
+        let started = std::time::Instant::now();
+        if let Err(error) = self.shared.compiler.compile(wasm, &self.shared.cache.scratch(digest)).await {
+            self.shared.cache.discard(digest);
+            let error = Arc::new(error);
+            if error.is_lasting() {
+                self.shared.cache.remember_failure(digest, error.clone());
+            }
+            return Err(LoadError::Compile(error));
+        }
+        tracing::info!(%digest, bytes = wasm.len(), ms = started.elapsed().as_millis(), "component compiled");
+        let (shared, digest) = (self.shared.clone(), digest.clone());
+        let stored = tokio::task::spawn_blocking(move || shared.cache.put(&digest, &shared.engine)).await;
+        stored.map_err(|_cancelled| LoadError::Stopping)??.map_err(LoadError::Code)
+    }
+
+    /// Checks the outside of a component and keeps it at hand.
+    fn admit(&self, digest: &Digest, component: Component) -> Result<Loaded, LoadError> {
+        let image = Arc::new(CodeImage::new(digest.clone(), component, &self.shared.engine)?);
+        let mut loaded = self.shared.loaded.lock().unwrap_or_else(PoisonError::into_inner);
+        loaded.retain(|_, image| image.strong_count() > 0);
+        loaded.insert(digest.clone(), Arc::downgrade(&image));
+        Ok(Loaded::new(image))
+    }
+}
+
+/// Everything about the bytes that can be told without compiling them.
+fn check_source(digest: &Digest, wasm: &[u8]) -> Result<(), LoadError> {
+    if Engine::detect_precompiled(wasm).is_some() {
+        return Err(LoadError::Precompiled);
+    }
+    check_preamble(wasm)?;
+    let found = Digest::of(wasm);
+    if found == *digest { Ok(()) } else { Err(LoadError::Digest { expected: digest.clone(), found }) }
+}
