@@ -456,10 +456,8 @@ mod tests {
     }
 
     fn messaging(values: &[(&str, &str)]) -> Result<MessagingSettings, LinkError> {
-        match settings(Contract::Messaging, values)?.kind {
-            KindSettings::Messaging(settings) => Ok(settings),
-            other => panic!("{other:?}"),
-        }
+        let KindSettings::Messaging(settings) = settings(Contract::Messaging, values)?.kind else { panic!("no messaging link") };
+        Ok(settings)
     }
 
     #[test]
@@ -479,9 +477,9 @@ mod tests {
 
     #[test]
     fn stock_manifests_spell_some_values_differently() {
-        let check = |values: &[(&str, &str)], expected: &str| match settings(Contract::HttpServer, values).unwrap().kind {
-            KindSettings::HttpServer(found) => assert_eq!(format!("{}:{}", found.address, found.port), expected),
-            other => panic!("{other:?}"),
+        let check = |values: &[(&str, &str)], expected: &str| {
+            let KindSettings::HttpServer(found) = settings(Contract::HttpServer, values).unwrap().kind else { panic!("no http link") };
+            assert_eq!(format!("{}:{}", found.address, found.port), expected);
         };
         check(&[("address", "0.0.0.0:9000")], "0.0.0.0:9000");
         check(&[("address", "0.0.0.0:9000"), ("port", "9001")], "0.0.0.0:9001");
