@@ -72,3 +72,17 @@ pub fn check_key(key: &str) -> Result<(), CallError> {
     };
     Err(CallError::Invalid(format!("key `{}` {reason}", key.escape_debug())))
 }
+
+/// What a counter becomes: the decimal number in `stored` (0 if there is none) plus `delta`.
+///
+/// # Errors
+/// [`CallError::Failed`] if `stored` holds anything but digits, or the sum does not fit into 64 bits.
+pub fn add(key: &str, stored: Option<&Bytes>, delta: u64) -> Result<u64, CallError> {
+    let number = match stored {
+        None => Some(0),
+        Some(value) if value.iter().all(u8::is_ascii_digit) => std::str::from_utf8(value).ok().and_then(|text| text.parse::<u64>().ok()),
+        Some(_) => None,
+    };
+    let number = number.ok_or_else(|| CallError::Failed(format!("the value of key `{key}` is no decimal 64-bit number")))?;
+    number.checked_add(delta).ok_or_else(|| CallError::Failed(format!("the counter `{key}` would overflow")))
+}
