@@ -252,6 +252,11 @@ pub fn call(lattice: &LatticeName, actor: &ActorId) -> String {
     format!("lat.{lattice}.call.{actor}")
 }
 
+/// Queue group in which the hosts that run an actor share the calls to it.
+pub fn call_queue(lattice: &LatticeName, actor: &ActorId) -> String {
+    format!("lat-{lattice}-{actor}-call")
+}
+
 /// `lat.<L>.planned.<host>`: the plan holds a new assignment for the host (published by the server after the commit).
 pub fn planned(lattice: &LatticeName, host: &HostId) -> String {
     format!("lat.{lattice}.planned.{host}")

@@ -12,6 +12,7 @@
 
 pub mod artifacts;
 pub mod bucket;
+pub mod calls;
 pub mod connect;
 pub mod error;
 pub mod lattice;
