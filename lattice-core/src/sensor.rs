@@ -16,7 +16,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-pub use self::dead_letter::{DeadLetter, Encoding, MAX_DEAD_PAYLOAD_BYTES};
+pub use self::dead_letter::{DeadLetter, Encoding, MAX_DEAD_PAYLOAD_BYTES, base64};
 pub use self::reading::{MAX_DEVICE_ID_BYTES, MAX_READING_BYTES, MAX_READING_DEPTH, MAX_REASON_CHARS, Malformed, SensorData, device_key};
 pub use self::routes::{Refusal, Route, route};
 use crate::id::Region;

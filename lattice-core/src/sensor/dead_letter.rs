@@ -35,11 +35,16 @@ pub struct DeadLetter {
 
 impl DeadLetter {
     pub(super) fn new(malformed: &Malformed, subject: &str, body: &[u8]) -> Self {
+        Self::because(malformed.reason(), subject, body)
+    }
+
+    /// The letter about a message with `body` that came on `subject` and was given up for `reason`.
+    pub fn because(reason: String, subject: &str, body: &[u8]) -> Self {
         let (payload, encoding) = match std::str::from_utf8(body) {
             Ok(text) => (cut(text).to_owned(), Encoding::Utf8),
             Err(_) => (base64(body.get(..MAX_DEAD_PAYLOAD_BYTES).unwrap_or(body)), Encoding::Base64),
         };
-        Self { reason: malformed.reason(), subject: subject.to_owned(), payload, encoding, size: body.len() }
+        Self { reason, subject: subject.to_owned(), payload, encoding, size: body.len() }
     }
 }
 
@@ -48,7 +53,7 @@ fn cut(text: &str) -> &str {
 }
 
 /// Base64 with the standard alphabet and padding (RFC 4648, section 4).
-fn base64(bytes: &[u8]) -> String {
+pub fn base64(bytes: &[u8]) -> String {
     const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
     let mut text = String::with_capacity(bytes.len().div_ceil(3).saturating_mul(4));
     for chunk in bytes.chunks(3) {
