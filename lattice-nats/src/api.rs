@@ -33,6 +33,10 @@ pub(crate) enum Lookup<'a> {
     NextOn(&'a str, u64),
 }
 
+/// The body of a request without parameters: an empty object, which the server takes everywhere.
+#[derive(Debug, Serialize)]
+pub(crate) struct Nothing {}
+
 /// One request to the JetStream API, `subject` without its prefix.
 pub(crate) async fn call<Q, T>(connection: &Connection, subject: &str, body: &Q) -> Result<T, ApiError>
 where
@@ -52,7 +56,7 @@ where
 
 /// A stream's configuration and state; `None` if there is no such stream.
 pub(crate) async fn stream_info(connection: &Connection, stream: &str) -> Result<Option<stream::Info>, ApiError> {
-    match call(connection, &format!("STREAM.INFO.{stream}"), &()).await {
+    match call(connection, &format!("STREAM.INFO.{stream}"), &Nothing {}).await {
         Ok(info) => Ok(Some(info)),
         Err(ApiError::Refused { code: STREAM_NOT_FOUND, .. }) => Ok(None),
         Err(error) => Err(error),

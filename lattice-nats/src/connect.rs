@@ -30,6 +30,8 @@ const COMMAND_CAPACITY: usize = 1024;
 pub(crate) const API_TIMEOUT: Duration = Duration::from_secs(5);
 /// Publish acknowledgements under way at once; more wait.
 const MAX_ACKS_INFLIGHT: usize = 1024;
+/// Patience with the round trip of [`Connection::settle`].
+const SETTLE_TIMEOUT: Duration = Duration::from_secs(1);
 /// Largest credentials file in bytes; a JWT with a seed has about 1 KiB.
 const MAX_CREDS_BYTES: u64 = 64 * 1024;
 /// Most servers in one comma-separated address.
@@ -186,6 +188,16 @@ impl Connection {
     /// Messages that were dropped because a subscription of this connection was not read fast enough (at least).
     pub fn dropped(&self) -> u64 {
         self.dropped.total()
+    }
+
+    /// Returns when the server has worked through everything that was sent so far, subscriptions included. Gives up
+    /// quietly after a moment, and at once without a connection: what is under way then happens later.
+    pub async fn settle(&self) {
+        if self.is_connected() {
+            // The server answers in order; any answer will do, also that nobody listens.
+            let request = async_nats::Request::new().timeout(Some(SETTLE_TIMEOUT));
+            let _ = self.client.send_request("$JS.API.INFO", request).await;
+        }
     }
 
     /// The address as it was given, passwords left out.

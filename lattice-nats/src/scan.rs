@@ -59,7 +59,7 @@ pub(crate) async fn newest(connection: &Connection, stream: &str, filters: Vec<S
     let name = consumer.cached_info().name.clone();
     let (connection, subject) = (connection.clone(), format!("CONSUMER.DELETE.{stream}.{name}"));
     tokio::spawn(async move {
-        let deleted: Result<serde_json::Value, ApiError> = api::call(&connection, &subject, &()).await;
+        let deleted: Result<serde_json::Value, ApiError> = api::call(&connection, &subject, &api::Nothing {}).await;
         if let Err(error) = deleted {
             tracing::debug!("a finished scan stays until the server removes it: {error}");
         }

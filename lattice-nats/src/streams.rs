@@ -10,6 +10,7 @@ use serde::Serialize;
 use serde_json::json;
 
 use crate::api;
+use crate::connect::Connection;
 use crate::error::{ApiError, StoreError};
 use crate::lattice::Lattice;
 use crate::safety;
@@ -156,7 +157,7 @@ impl Lattice {
     /// [`StoreError::Nats`].
     pub async fn delete_consumer(&self, name: &str) -> Result<(), StoreError> {
         let subject = format!("CONSUMER.DELETE.{EDGE_STREAM}.{name}");
-        match api::call::<_, serde_json::Value>(self.connection(), &subject, &()).await {
+        match api::call::<_, serde_json::Value>(self.connection(), &subject, &api::Nothing {}).await {
             Ok(_) | Err(ApiError::Refused { code: api::CONSUMER_NOT_FOUND | api::STREAM_NOT_FOUND, .. }) => Ok(()),
             Err(error) => Err(StoreError::nats(format!("removing consumer `{name}`"))(error)),
         }
@@ -167,7 +168,7 @@ impl Lattice {
     }
 
     async fn consumer_info(&self, name: &str) -> Result<Option<consumer::Info>, StoreError> {
-        match api::call(self.connection(), &format!("CONSUMER.INFO.{EDGE_STREAM}.{name}"), &()).await {
+        match api::call(self.connection(), &format!("CONSUMER.INFO.{EDGE_STREAM}.{name}"), &api::Nothing {}).await {
             Ok(info) => Ok(Some(info)),
             Err(ApiError::Refused { code: api::CONSUMER_NOT_FOUND, .. }) => Ok(None),
             Err(error) => Err(StoreError::nats(format!("reading consumer `{name}`"))(error)),
@@ -193,6 +194,20 @@ impl Lattice {
                 return Ok(consumers);
             }
         }
+    }
+}
+
+/// Whether a durable pull consumer is there, for those who have a connection only.
+///
+/// # Errors
+/// [`StoreError::Missing`] names the stream or the consumer.
+pub async fn find_consumer(connection: &Connection, stream: &str, name: &str) -> Result<(), StoreError> {
+    let found: Result<consumer::Info, ApiError> = api::call(connection, &format!("CONSUMER.INFO.{stream}.{name}"), &api::Nothing {}).await;
+    match found {
+        Ok(_) => Ok(()),
+        Err(ApiError::Refused { code: api::CONSUMER_NOT_FOUND, .. }) => Err(StoreError::Missing { what: "consumer", name: name.to_owned() }),
+        Err(ApiError::Refused { code: api::STREAM_NOT_FOUND, .. }) => Err(StoreError::Missing { what: "stream", name: stream.to_owned() }),
+        Err(error) => Err(StoreError::nats(format!("reading consumer `{name}`"))(error)),
     }
 }
 
