@@ -24,6 +24,9 @@ const CONTENT_TYPE: &str = "content-type";
 const JSON: &str = "application/json";
 const BYTES: &str = "application/octet-stream";
 
+/// Largest reply that is handed to a caller in bytes; what the bus takes by default.
+const MAX_CAPTURED_BYTES: usize = 1024 * 1024;
+
 type Answer<T> = wasmtime::Result<Result<T, String>>;
 
 impl types::Host for State {}
@@ -55,7 +58,7 @@ impl State {
 impl Consumer<'_> {
     async fn ask(&self, subject: String, body: Bytes, timeout_ms: u32) -> Result<BrokerMessage, String> {
         let (link, backend) = self.link_for("request", &subject)?;
-        check_size(&body, &**backend)?;
+        check_size(&body, backend.max_payload())?;
         let timeout = link.timeout().min(Duration::from_millis(u64::from(timeout_ms)));
         let message = self.outgoing(Message { subject, body, reply_to: None, headers: Vec::new() });
         let answer = link.call(self.task.deadline, || backend.request(message.clone(), timeout)).await.map_err(text)?;
@@ -71,7 +74,7 @@ impl Consumer<'_> {
             self.link_for("publish", reply_to)?;
         }
         let (link, backend) = self.link_for("publish", &message.subject)?;
-        check_size(&message.body, &**backend)?;
+        check_size(&message.body, backend.max_payload())?;
         let message = self.outgoing(message);
         link.call(self.task.deadline, || backend.publish(message.clone())).await.map_err(text)
     }
@@ -81,11 +84,12 @@ impl Consumer<'_> {
         match &self.task.route {
             ReplyRoute::None => Err(self.denied("this message takes no reply")),
             ReplyRoute::Capture => {
+                check_size(&message.body, MAX_CAPTURED_BYTES)?;
                 self.task.reply = Some(message);
                 Ok(())
             }
             ReplyRoute::Publish(backend) => {
-                check_size(&message.body, &**backend)?;
+                check_size(&message.body, backend.max_payload())?;
                 let left = self.task.deadline.saturating_duration_since(tokio::time::Instant::now());
                 match tokio::time::timeout(left, backend.publish(message)).await {
                     Ok(published) => published.map_err(|error| error.to_string()),
@@ -118,8 +122,7 @@ impl Consumer<'_> {
     }
 }
 
-fn check_size(body: &Bytes, backend: &dyn Messaging) -> Result<(), String> {
-    let limit = backend.max_payload();
+fn check_size(body: &Bytes, limit: usize) -> Result<(), String> {
     if body.len() <= limit {
         return Ok(());
     }

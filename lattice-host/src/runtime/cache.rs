@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::io::{Read as _, Write as _};
 use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 use lattice_core::id::Digest;
@@ -68,11 +68,8 @@ pub(crate) struct Cache {
     dir: PathBuf,
     key: hmac::Key,
     engine: u64,
-    failures: Mutex<BTreeMap<Digest, (Instant, CompileErrorText)>>,
+    failures: Mutex<BTreeMap<Digest, (Instant, Arc<CompileError>)>>,
 }
-
-/// What went wrong with a digest, kept as the words that the first attempt was answered with.
-type CompileErrorText = std::sync::Arc<CompileError>;
 
 impl Cache {
     /// Opens the cache in `dir`, making both folder and key if they are not there.
@@ -114,20 +111,22 @@ impl Cache {
         Some(component)
     }
 
-    /// Takes what the compiler wrote to [`Cache::scratch`] into the cache and loads it. Blocks on the disk.
+    /// Loads what the compiler wrote to [`Cache::scratch`] and keeps it. Blocks on the disk.
     ///
     /// # Errors
-    /// The system's for the scratch file. A cache file that cannot be written costs the next start a compilation, no more.
-    pub(crate) fn put(&self, digest: &Digest, engine: &Engine) -> Result<wasmtime::Result<Component>, CacheError> {
+    /// The artifact is not there, or needs more than this host's pool has. A cache file that cannot be written costs the next
+    /// start a compilation, no more.
+    pub(crate) fn put(&self, digest: &Digest, engine: &Engine) -> Result<Component, CompileError> {
         let scratch = self.scratch(digest);
-        let artifact = read_limited(&scratch).map_err(|source| CacheError::Folder { path: scratch.clone(), source });
+        let artifact = read_limited(&scratch);
         // Gone in any case: it is no file of the cache.
-        let _ = std::fs::remove_file(&scratch);
-        let artifact = artifact?;
+        self.discard(digest);
+        let artifact = artifact.map_err(|source| CompileError::Artifact { path: scratch, source })?;
+        let component = deserialize(engine, &artifact).map_err(|error| CompileError::Unfit(format!("{error:#}")))?;
         if let Err(error) = self.store(digest, &artifact) {
             tracing::warn!(%digest, %error, "compiled code cannot be cached");
         }
-        Ok(deserialize(engine, &artifact))
+        Ok(component)
     }
 
     fn store(&self, digest: &Digest, artifact: &[u8]) -> std::io::Result<()> {
@@ -184,14 +183,14 @@ impl Cache {
     }
 
     /// How compiling `digest` failed lately.
-    pub(crate) fn failure(&self, digest: &Digest) -> Option<CompileErrorText> {
+    pub(crate) fn failure(&self, digest: &Digest) -> Option<Arc<CompileError>> {
         let mut failures = self.failures.lock().unwrap_or_else(PoisonError::into_inner);
         failures.retain(|_, (at, _)| at.elapsed() < FAILURE_MEMORY);
         failures.get(digest).map(|(_, error)| error.clone())
     }
 
     /// Remembers that `digest` does not compile.
-    pub(crate) fn remember_failure(&self, digest: &Digest, error: CompileErrorText) {
+    pub(crate) fn remember_failure(&self, digest: &Digest, error: Arc<CompileError>) {
         let mut failures = self.failures.lock().unwrap_or_else(PoisonError::into_inner);
         if failures.len() >= MAX_FAILURES
             && let Some(oldest) = failures.iter().min_by_key(|(_, (at, _))| *at).map(|(digest, _)| digest.clone())

@@ -83,6 +83,9 @@ pub enum CompileError {
     /// The input's fault: it costs too much.
     #[error("limit exceeded: {0}")]
     Limit(CompileLimit),
+    /// The input's fault: what it declares is more than any instance here may have.
+    #[error("does not fit this host: {0}")]
+    Unfit(String),
     /// Nobody knows whose fault.
     #[error("compiler ended with {status}: {said}")]
     Crashed {
@@ -99,6 +102,24 @@ pub enum CompileError {
         /// What the system says, or the child.
         source: std::io::Error,
     },
+    /// The host's fault.
+    #[error("cannot read the compiled code {}", .path.display())]
+    Artifact {
+        /// Where it should be.
+        path: PathBuf,
+        /// What the system says.
+        source: std::io::Error,
+    },
+}
+
+impl CompileError {
+    /// Whether it is the code's fault.
+    pub(crate) fn is_lasting(&self) -> bool {
+        match self {
+            Self::Invalid(_) | Self::Limit(_) | Self::Unfit(_) | Self::Crashed { .. } => true,
+            Self::Run { .. } | Self::Artifact { .. } => false,
+        }
+    }
 }
 
 /// Runs compiling children.

@@ -59,12 +59,6 @@ pub enum LoadError {
     /// It does not compile, or not within the limits.
     #[error("cannot compile: {0}")]
     Compile(Arc<CompileError>),
-    /// The cache cannot be used.
-    #[error(transparent)]
-    Cache(#[from] CacheError),
-    /// Freshly compiled code does not load.
-    #[error("compiled code does not load: {0:#}")]
-    Code(wasmtime::Error),
     /// It needs links that the actor does not have.
     #[error("no link for {}", .0.join(", "))]
     MissingLinks(Vec<String>),
@@ -82,7 +76,7 @@ impl LoadError {
         match self {
             Self::Digest { .. } | Self::Precompiled | Self::Admission(_) | Self::Link(_) => true,
             Self::Compile(error) => error.is_lasting(),
-            Self::Fetch { .. } | Self::Cache(_) | Self::Code(_) | Self::MissingLinks(_) | Self::Stopping => false,
+            Self::Fetch { .. } | Self::MissingLinks(_) | Self::Stopping => false,
         }
     }
 
@@ -93,7 +87,7 @@ impl LoadError {
             Self::MissingLinks(missing) => Problem::link_not_found(actor, &missing.join(", ")),
             Self::Precompiled | Self::Admission(_) | Self::Link(_) => self.invalid(image),
             Self::Compile(error) if error.is_lasting() => self.invalid(image),
-            Self::Compile(_) | Self::Cache(_) | Self::Code(_) | Self::Stopping => {
+            Self::Compile(_) | Self::Stopping => {
                 Problem::new(ErrorCode::Failed, format!("actor start failed: {self}")).caused_by_source(self)
             }
         }
@@ -115,16 +109,6 @@ impl CausedBySource for Problem {
         match error.source() {
             Some(source) => self.caused_by(source),
             None => self,
-        }
-    }
-}
-
-impl CompileError {
-    /// Whether it is the code's fault.
-    pub(crate) fn is_lasting(&self) -> bool {
-        match self {
-            Self::Invalid(_) | Self::Limit(_) | Self::Crashed { .. } => true,
-            Self::Run { .. } => false,
         }
     }
 }

@@ -177,18 +177,30 @@ impl Runtime {
 
     async fn compile(&self, digest: &Digest, wasm: &[u8]) -> Result<Component, LoadError> {
         let started = std::time::Instant::now();
-        if let Err(error) = self.shared.compiler.compile(wasm, &self.shared.cache.scratch(digest)).await {
-            self.shared.cache.discard(digest);
-            let error = Arc::new(error);
-            if error.is_lasting() {
-                self.shared.cache.remember_failure(digest, error.clone());
+        let compiled = match self.shared.compiler.compile(wasm, &self.shared.cache.scratch(digest)).await {
+            Ok(()) => self.take_artifact(digest).await?,
+            Err(error) => Err(error),
+        };
+        match compiled {
+            Ok(component) => {
+                tracing::info!(%digest, bytes = wasm.len(), ms = started.elapsed().as_millis(), "component compiled");
+                Ok(component)
             }
-            return Err(LoadError::Compile(error));
+            Err(error) => {
+                self.shared.cache.discard(digest);
+                let error = Arc::new(error);
+                if error.is_lasting() {
+                    self.shared.cache.remember_failure(digest, error.clone());
+                }
+                Err(LoadError::Compile(error))
+            }
         }
-        tracing::info!(%digest, bytes = wasm.len(), ms = started.elapsed().as_millis(), "component compiled");
+    }
+
+    async fn take_artifact(&self, digest: &Digest) -> Result<Result<Component, CompileError>, LoadError> {
         let (shared, digest) = (self.shared.clone(), digest.clone());
         let stored = tokio::task::spawn_blocking(move || shared.cache.put(&digest, &shared.engine)).await;
-        stored.map_err(|_cancelled| LoadError::Stopping)??.map_err(LoadError::Code)
+        stored.map_err(|_cancelled| LoadError::Stopping)
     }
 
     /// Checks the outside of a component and keeps it at hand.
