@@ -1,0 +1,84 @@
+//! The command line of `lattice-host`. The doc comments are the help text.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use clap::Parser;
+
+/// One node of a lattice: runs the actors and providers that the plan gives it.
+///
+/// What is given once is kept in the data directory: `lattice-host --data-dir DIR` alone comes back with the same identity
+/// and settings.
+#[derive(Debug, Clone, Default, Parser)]
+#[command(name = "lattice-host", version)]
+pub struct Args {
+    /// Address of the NATS server; several with commas between.
+    #[arg(long, alias = "nats-host", env = "LATTICE_NATS_URL", value_name = "URL")]
+    pub nats_url: Option<String>,
+    /// Credentials for NATS: a .creds file, or a file with the nkey seed of a user.
+    #[arg(long, alias = "nats-nseed", env = "LATTICE_CREDS", value_name = "FILE")]
+    pub creds: Option<PathBuf>,
+    /// Certificates (PEM) to trust instead of the system's; demands TLS.
+    #[arg(long, env = "LATTICE_TLS_CA", value_name = "FILE")]
+    pub tls_ca: Option<PathBuf>,
+    /// Name of the lattice [default: default, or WASMCLOUD_LATTICE].
+    #[arg(long, env = "LATTICE_LATTICE", value_name = "NAME")]
+    pub lattice: Option<String>,
+    /// Name of this host [default: the machine's name].
+    #[arg(long, env = "LATTICE_HOST_NAME", value_name = "NAME")]
+    pub name: Option<String>,
+    /// Label of this host, may be repeated: region=ap-east-1, tier=edge. The region is `local` unless it is given.
+    #[arg(long = "label", value_name = "KEY=VALUE")]
+    pub labels: Vec<String>,
+    /// Where identity, settings, compiled code and the last assignment are kept [default: lattice/hosts/NAME in the user's
+    /// data folder].
+    #[arg(long, env = "LATTICE_DATA_DIR", value_name = "DIR")]
+    pub data_dir: Option<PathBuf>,
+    /// Serve /livez, /readyz, /metrics and /version there: an address, or `off`.
+    #[arg(long, value_name = "ADDRESS", value_parser = parse_admin)]
+    pub admin: Option<Admin>,
+    /// Instances of all actors that may be alive at once [default: 256].
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    pub max_instances: Option<u32>,
+    /// Largest memory of one instance of an actor, in MiB [default: 256].
+    #[arg(long, value_name = "MIB", value_parser = clap::value_parser!(u32).range(1..=4096))]
+    pub actor_memory_mb: Option<u32>,
+    /// Memory of all actors together, in MiB [default: half of the machine's].
+    #[arg(long, value_name = "MIB", value_parser = clap::value_parser!(u32).range(1..))]
+    pub host_memory_mb: Option<u32>,
+    /// How long work may finish when the host stops, in seconds [default: 10].
+    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u32).range(0..=3600))]
+    pub drain_seconds: Option<u32>,
+    /// What is logged: error, warn, info, debug, trace, or a filter like `info,lattice_host=debug`.
+    #[arg(long, env = "LATTICE_LOG", value_name = "LEVEL", default_value = "info")]
+    pub log_level: String,
+    /// How log lines look.
+    #[arg(long, value_enum, default_value_t)]
+    pub log_format: LogFormat,
+}
+
+/// How log lines look.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
+pub enum LogFormat {
+    /// For people.
+    #[default]
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// Value of `--admin`: `off` takes back what an earlier start was given.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Admin {
+    /// No admin port.
+    Off,
+    /// Listen here; port 0 lets the system choose one, which the log names.
+    On(SocketAddr),
+}
+
+fn parse_admin(text: &str) -> Result<Admin, String> {
+    match text {
+        "off" => Ok(Admin::Off),
+        _ => text.parse().map(Admin::On).map_err(|_| "is no address and port, like 127.0.0.1:9090".to_owned()),
+    }
+}

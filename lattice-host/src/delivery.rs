@@ -1,0 +1,107 @@
+//! From a subscription to the actor: one task per subscription ("inlet").
+//!
+//! * [`core`]: at most once (`core` and `broadcast` links). A bounded queue; what does not fit is dropped and counted.
+//! * [`durable`]: at least once (`jetstream` links). Never more pulled than can start; every message is settled.
+//!
+//! **Invariants.** A subject of the control plane never reaches an actor, however wide its subscription was forced. An
+//! inlet that is stopped takes nothing new, finishes what runs, and leaves what it did not start to others.
+
+pub(crate) mod core;
+pub(crate) mod durable;
+mod failures;
+mod queue;
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use lattice_core::id::ActorId;
+use lattice_core::subject;
+use provider_api::messaging::{Inbox, Messaging, Message, Subscription};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use crate::backoff::Backoff;
+use crate::metrics::{ActorMetrics, Operation};
+use crate::runtime::{Actor, Handled, InvokeError, ReplyRoute};
+use crate::status::Trouble;
+
+/// First and longest pause before a subscription that could not be made or has ended is made again.
+const RESUBSCRIBE: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(10));
+
+/// The actor that takes messages now, and how many at once. Its code may be replaced while messages come in.
+#[derive(Clone)]
+pub(crate) struct Current {
+    pub(crate) actor: Actor,
+    pub(crate) instances: usize,
+}
+
+/// Who gets the messages.
+#[derive(Clone)]
+pub(crate) struct Target {
+    pub(crate) id: ActorId,
+    pub(crate) current: watch::Receiver<Current>,
+    pub(crate) metrics: ActorMetrics,
+}
+
+impl Target {
+    pub(crate) fn current(&self) -> Current {
+        self.current.borrow().clone()
+    }
+
+    /// Hands over one message and counts how it went. If the code is replaced at this very moment, the new one gets it.
+    pub(crate) async fn handle(&self, operation: Operation, message: Message, route: ReplyRoute) -> Result<Handled, InvokeError> {
+        let started = Instant::now();
+        let mut outcome = self.current().actor.handle_message(message.clone(), route.clone()).await;
+        if matches!(outcome, Err(InvokeError::Closed)) && self.current.has_changed().is_ok() {
+            outcome = self.current().actor.handle_message(message, route).await;
+        }
+        self.metrics.count(operation, outcome.is_ok(), started.elapsed());
+        outcome
+    }
+}
+
+/// A subscription that is made, and made again whenever it ends, until `stop`.
+pub(crate) struct Source {
+    pub(crate) backend: Arc<dyn Messaging>,
+    pub(crate) subscription: Subscription,
+    pub(crate) trouble: Trouble,
+    pub(crate) stop: CancellationToken,
+    backoff: Backoff,
+}
+
+impl Source {
+    pub(crate) fn new(backend: Arc<dyn Messaging>, subscription: Subscription, trouble: Trouble, stop: CancellationToken) -> Self {
+        Self { backend, subscription, trouble, stop, backoff: Backoff::new(RESUBSCRIBE.0, RESUBSCRIBE.1) }
+    }
+
+    /// The subscription; `None` once it is to stop. Trouble is shown with the link until it works.
+    async fn open(&mut self) -> Option<Box<dyn Inbox>> {
+        loop {
+            if self.stop.is_cancelled() {
+                return None;
+            }
+            match self.backend.subscribe(self.subscription.clone()).await {
+                Ok(inbox) => {
+                    self.trouble.clear();
+                    self.backoff.reset();
+                    return Some(inbox);
+                }
+                Err(error) => self.trouble.set(lattice_core::error::chain(&error).join(": ")),
+            }
+            self.pause().await;
+        }
+    }
+
+    /// Waits before the next attempt, or until it is to stop.
+    async fn pause(&mut self) {
+        tokio::select! {
+            () = tokio::time::sleep(self.backoff.delay()) => {}
+            () = self.stop.cancelled() => {}
+        }
+    }
+}
+
+/// Whether an actor may see a message on `subject`.
+fn may_see(subject: &str) -> bool {
+    !subject::is_reserved(subject)
+}

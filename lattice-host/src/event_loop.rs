@@ -1,0 +1,332 @@
+//! The one task that owns the agent and everything that is decided on this host.
+//!
+//! All that happens comes in as an [`Event`]; the loop hands it to the agent, carries out what the agent wants, and never
+//! waits for anything else than the next event or the next time that something is due.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use lattice_core::agent::{Action, Agent};
+use lattice_core::id::{ActorId, Digest};
+use lattice_core::timing::{HEARTBEAT_INTERVAL, OFFLINE_START_AFTER};
+use lattice_core::wire::assignment::Assignment;
+use lattice_core::wire::event::EventKind;
+use lattice_core::wire::report::HostReport;
+use lattice_core::wire;
+use lattice_nats::ConnectionState;
+use tokio::sync::{mpsc, oneshot, watch};
+
+use crate::errors::ErrorWindow;
+use crate::executor::Executor;
+use crate::metrics::Metrics;
+use crate::recorder::Recorder;
+use crate::reporter::Reporter;
+use crate::runtime::{LoadError, Loaded};
+use crate::sync::Fetched;
+
+/// Everything that can happen to a host.
+pub(crate) enum Event {
+    /// The connection to NATS is there, or gone.
+    Connection(ConnectionState),
+    /// The store was asked for this host's assignment.
+    Fetched(Fetched),
+    /// Code was loaded, or not.
+    Loaded { actor: ActorId, digest: Digest, outcome: Result<Loaded, LoadError> },
+    /// An actor cannot run as it was ordered.
+    RunFailed { actor: ActorId, why: String },
+    /// What a report says has changed.
+    Changed,
+    /// Somebody asks how the host stands.
+    Question(oneshot::Sender<HostReport>),
+    /// An error of the host itself.
+    Trouble(String),
+    /// The system asks the host to end.
+    Terminate,
+    /// Everything that ran has finished.
+    Drained,
+}
+
+/// Answers of `/livez` and `/readyz`.
+#[derive(Debug, Default)]
+pub(crate) struct Health {
+    connected: AtomicBool,
+    lattice_found: AtomicBool,
+    draining: AtomicBool,
+}
+
+impl Health {
+    /// Why the host is not ready, if it is not.
+    pub(crate) fn unready(&self) -> Option<&'static str> {
+        if self.draining.load(Ordering::Relaxed) {
+            Some("draining")
+        } else if !self.connected.load(Ordering::Relaxed) {
+            Some("no connection to NATS")
+        } else if !self.lattice_found.load(Ordering::Relaxed) {
+            Some("the lattice's plan was not read yet")
+        } else {
+            None
+        }
+    }
+}
+
+/// What is known of the plan's store, so that each change is said once.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Store {
+    Unknown,
+    Read,
+    NoLattice,
+    Unreadable(String),
+}
+
+/// The loop's surroundings: where it sends what it does not do itself.
+pub(crate) struct Outlets {
+    pub(crate) recorder: Recorder,
+    pub(crate) metrics: Arc<Metrics>,
+    pub(crate) health: Arc<Health>,
+    /// Newest report, for the heartbeat.
+    pub(crate) report: watch::Sender<Bytes>,
+    /// Newest assignment, for the disk.
+    pub(crate) keep: watch::Sender<Option<Box<Assignment>>>,
+}
+
+/// The state of the host.
+pub(crate) struct EventLoop {
+    agent: Agent,
+    executor: Executor,
+    reporter: Reporter,
+    outlets: Outlets,
+    errors: ErrorWindow,
+    started: Instant,
+    store: Store,
+    connection: Option<ConnectionState>,
+    /// The assignment of the last start, until the store answers or it is time to start from it.
+    kept: Option<Box<Assignment>>,
+    last_refusal: Option<String>,
+    next_heartbeat: Duration,
+    drained: bool,
+}
+
+impl EventLoop {
+    pub(crate) fn new(agent: Agent, executor: Executor, reporter: Reporter, outlets: Outlets, kept: Option<Assignment>) -> Self {
+        Self {
+            agent,
+            executor,
+            reporter,
+            outlets,
+            errors: ErrorWindow::default(),
+            started: Instant::now(),
+            store: Store::Unknown,
+            connection: None,
+            kept: kept.map(Box::new),
+            last_refusal: None,
+            next_heartbeat: Duration::ZERO,
+            drained: false,
+        }
+    }
+
+    /// Runs until everything is drained. Returns the last report.
+    pub(crate) async fn run(mut self, mut events: mpsc::Receiver<Event>) -> HostReport {
+        while !self.drained {
+            let due = self.started + self.next_due();
+            tokio::select! {
+                Some(event) = events.recv() => self.handle(event),
+                () = tokio::time::sleep_until(due.into()) => self.handle_timeout(),
+            }
+            self.act();
+        }
+        self.report()
+    }
+
+    fn now(&self) -> Duration {
+        self.started.elapsed()
+    }
+
+    fn next_due(&self) -> Duration {
+        let offline_start = self.kept.is_some().then_some(OFFLINE_START_AFTER);
+        self.agent.poll_timeout().into_iter().chain(offline_start).fold(self.next_heartbeat, Duration::min)
+    }
+
+    fn handle(&mut self, event: Event) {
+        match event {
+            Event::Connection(state) => self.handle_connection(state),
+            Event::Fetched(fetched) => self.handle_fetched(fetched),
+            Event::Loaded { actor, digest, outcome } => self.handle_loaded(&actor, &digest, outcome),
+            Event::RunFailed { actor, why } => self.agent.handle_run_failed(&actor, why),
+            Event::Changed => self.send_report(),
+            Event::Question(answer) => {
+                // Whoever asked may be gone.
+                let _ = answer.send(self.report());
+            }
+            Event::Trouble(what) => self.trouble(&what),
+            Event::Terminate => {
+                tracing::info!("stopping: no new work, what runs may finish; a second signal ends at once");
+                self.agent.handle_drain();
+            }
+            Event::Drained => self.drained = true,
+        }
+    }
+
+    fn handle_timeout(&mut self) {
+        let now = self.now();
+        if now >= OFFLINE_START_AFTER
+            && let Some(kept) = self.kept.take()
+        {
+            tracing::warn!(generation = %kept.generation, "the plan cannot be read: starting from the assignment on disk");
+            if let Err(refusal) = self.agent.handle_assignment(*kept, true) {
+                tracing::warn!(%refusal, "assignment on disk refused");
+            }
+        }
+        self.agent.handle_timeout(now);
+        if now >= self.next_heartbeat {
+            self.send_report();
+        }
+    }
+
+    fn handle_connection(&mut self, state: ConnectionState) {
+        let former = self.connection.replace(state);
+        let connected = state == ConnectionState::Connected;
+        self.outlets.health.connected.store(connected, Ordering::Relaxed);
+        self.outlets.metrics.connected.set(i64::from(connected));
+        match (former, state) {
+            (Some(former), now) if former == now => {}
+            (_, ConnectionState::Connected) => tracing::info!("connected to NATS"),
+            (None, ConnectionState::Disconnected) => {}
+            (Some(_), ConnectionState::Disconnected) => self.trouble("connection to NATS lost, reconnecting"),
+        }
+        if connected {
+            self.send_report();
+        }
+    }
+
+    fn handle_fetched(&mut self, fetched: Fetched) {
+        let store = match fetched {
+            Fetched::Plan(assignment) => {
+                // The store's word counts more than what was kept.
+                self.kept = None;
+                self.handle_plan(assignment);
+                Store::Read
+            }
+            Fetched::NoLattice => Store::NoLattice,
+            Fetched::Failed(error) => Store::Unreadable(lattice_core::error::chain(&error).join(": ")),
+        };
+        self.outlets.health.lattice_found.store(store == Store::Read, Ordering::Relaxed);
+        if store == self.store {
+            return;
+        }
+        match &store {
+            Store::Read => tracing::info!("plan read"),
+            Store::NoLattice => tracing::warn!("nobody has made this lattice yet (`lattice-ctl up` does), waiting for it"),
+            Store::Unreadable(why) => self.trouble(&format!("plan cannot be read, trying again: {why}")),
+            Store::Unknown => {}
+        }
+        self.store = store;
+    }
+
+    fn handle_plan(&mut self, assignment: Option<Box<Assignment>>) {
+        if self.agent.is_draining() {
+            return;
+        }
+        let Some(assignment) = assignment else {
+            if let Some(current) = self.agent.assignment() {
+                tracing::warn!(generation = %current.generation, "the plan holds nothing for this host, it keeps what it has");
+            }
+            return;
+        };
+        let offered = assignment.generation;
+        match self.agent.handle_assignment(*assignment, false) {
+            Ok(()) => self.last_refusal = None,
+            Err(refusal) => {
+                let why = refusal.to_string();
+                // The same one is offered again at each resync.
+                if self.last_refusal.as_ref() != Some(&why) {
+                    tracing::warn!(%offered, "{why}");
+                    let details = BTreeMap::from([("generation".to_owned(), offered.to_string())]);
+                    self.outlets.recorder.record(EventKind::Refused, why.clone(), details);
+                    self.last_refusal = Some(why);
+                }
+            }
+        }
+    }
+
+    fn handle_loaded(&mut self, actor: &ActorId, digest: &Digest, outcome: Result<Loaded, LoadError>) {
+        let outcome = match outcome {
+            Ok(loaded) => Ok(self.executor.keep(actor, loaded)),
+            Err(error) => {
+                let why = lattice_core::error::chain(&error).join(": ");
+                tracing::warn!(%actor, %digest, why, "code cannot be loaded");
+                Err((why, !error.is_lasting()))
+            }
+        };
+        let now = self.now();
+        self.agent.handle_loaded(actor, digest, outcome, now);
+    }
+
+    /// Carries out what the agent wants until it wants nothing more.
+    fn act(&mut self) {
+        let mut report = false;
+        while let Some(action) = self.agent.poll_action() {
+            match action {
+                Action::Persist(assignment) => {
+                    self.outlets.keep.send_replace(Some(assignment));
+                }
+                Action::StartProvider(id, spec) => {
+                    let outcome = self.executor.start_provider(&id, &spec);
+                    if let Err(why) = &outcome {
+                        self.trouble(&format!("provider {id}: {why}"));
+                    }
+                    let now = self.now();
+                    self.agent.handle_provider(&id, outcome, now);
+                }
+                Action::StopProvider(id) => self.executor.stop_provider(&id),
+                Action::Load(actor, digest) => self.executor.load(&actor, &digest),
+                Action::Run(actor, spec) => {
+                    if let Err(why) = self.executor.run(&actor, *spec) {
+                        self.agent.handle_run_failed(&actor, why);
+                    }
+                }
+                Action::Stop(actor) => self.executor.stop(&actor),
+                Action::Drain => {
+                    self.outlets.health.draining.store(true, Ordering::Relaxed);
+                    self.executor.drain();
+                }
+                Action::Report => report = true,
+                Action::Record(kind, message, details) => {
+                    tracing::info!(kind = kind.token(), "{message}");
+                    self.outlets.recorder.record(kind, message, details);
+                }
+            }
+        }
+        if !self.agent.is_draining() {
+            let agent = &self.agent;
+            self.executor.retain(|actor| agent.components().any(|(id, ..)| id == actor));
+        }
+        if report {
+            self.send_report();
+        }
+    }
+
+    fn trouble(&mut self, what: &str) {
+        tracing::warn!("{what}");
+        let now = self.now();
+        self.errors.note(now);
+        self.outlets.metrics.errors.inc();
+    }
+
+    fn report(&mut self) -> HostReport {
+        let now = self.now();
+        let errors = self.errors.count(now);
+        self.reporter.report(&self.agent, &self.executor, errors)
+    }
+
+    fn send_report(&mut self) {
+        let report = self.report();
+        let metrics = &self.outlets.metrics;
+        metrics.memory.set(i64::try_from(self.executor.memory_in_use()).unwrap_or(i64::MAX));
+        metrics.generation.set(i64::try_from(report.applied_generation.0).unwrap_or(i64::MAX));
+        self.outlets.report.send_replace(wire::encode(&report).into());
+        self.next_heartbeat = self.now().saturating_add(HEARTBEAT_INTERVAL);
+    }
+}

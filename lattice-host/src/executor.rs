@@ -1,0 +1,148 @@
+//! Carries out what the agent decides. Owned by the event loop and never waits: work that takes time is a task that comes
+//! back as an [`Event`].
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use lattice_core::admission::{ComponentShape, MAX_COMPONENT_BYTES};
+use lattice_core::id::{ActorId, Digest, ProviderId};
+use lattice_core::wire::assignment::{ComponentAssignment, ProviderAssignment};
+use tokio::sync::watch;
+use tokio_util::task::TaskTracker;
+
+use crate::event_loop::Event;
+use crate::keeper::{Keeper, Order, Surroundings};
+use crate::logs::LogRing;
+use crate::metrics::Metrics;
+use crate::providers::Providers;
+use crate::runtime::Loaded;
+use crate::status::Status;
+
+/// The hands of the event loop.
+pub(crate) struct Executor {
+    around: Surroundings,
+    providers: Providers,
+    metrics: Arc<Metrics>,
+    logs: Arc<LogRing>,
+    actors: BTreeMap<ActorId, Kept>,
+    keepers: TaskTracker,
+}
+
+/// What there is of one actor.
+#[derive(Default)]
+struct Kept {
+    /// Code that was asked for last.
+    wanted: Option<Digest>,
+    loaded: Option<Loaded>,
+    keeper: Option<Handle>,
+}
+
+struct Handle {
+    orders: watch::Sender<Option<Arc<Order>>>,
+    status: watch::Receiver<Status>,
+}
+
+impl Executor {
+    pub(crate) fn new(around: Surroundings, providers: Providers, metrics: Arc<Metrics>, logs: Arc<LogRing>) -> Self {
+        Self { around, providers, metrics, logs, actors: BTreeMap::new(), keepers: TaskTracker::new() }
+    }
+
+    /// Starts a provider.
+    pub(crate) fn start_provider(&mut self, id: &ProviderId, spec: &ProviderAssignment) -> Result<(), String> {
+        self.providers.start(id, spec).map_err(|error| lattice_core::error::chain(&error).join(": "))
+    }
+
+    /// Stops a provider.
+    pub(crate) fn stop_provider(&mut self, id: &ProviderId) {
+        self.providers.stop(id);
+    }
+
+    /// Fetches and compiles code; comes back as [`Event::Loaded`].
+    pub(crate) fn load(&mut self, actor: &ActorId, digest: &Digest) {
+        self.actors.entry(actor.clone()).or_default().wanted = Some(digest.clone());
+        let (around, actor, digest) = (self.around.clone(), actor.clone(), digest.clone());
+        tokio::spawn(async move {
+            let outcome = around.runtime.load(&digest, around.lattice.get_artifact(&digest, MAX_COMPONENT_BYTES)).await;
+            // Nobody is left to tell when the host goes down.
+            let _ = around.events.send(Event::Loaded { actor, digest, outcome }).await;
+        });
+    }
+
+    /// Keeps code that was loaded, if it still is what was asked for; returns its shape.
+    pub(crate) fn keep(&mut self, actor: &ActorId, loaded: Loaded) -> ComponentShape {
+        let shape = loaded.shape().clone();
+        if let Some(kept) = self.actors.get_mut(actor).filter(|kept| kept.wanted.as_ref() == Some(loaded.digest())) {
+            kept.loaded = Some(loaded);
+        }
+        shape
+    }
+
+    /// Lets an actor take work, or gives a running one other settings.
+    pub(crate) fn run(&mut self, actor: &ActorId, spec: ComponentAssignment) -> Result<(), String> {
+        let kept = self.actors.entry(actor.clone()).or_default();
+        let Some(loaded) = kept.loaded.clone() else { return Err("its code is not loaded".to_owned()) };
+        let used = spec.links.iter().map(|link| &link.provider);
+        let providers = used.filter_map(|id| Some((id.clone(), self.providers.get(id)?.clone()))).collect();
+        self.metrics.set_instances(actor, spec.instances);
+        let order = Some(Arc::new(Order { spec, loaded, providers }));
+        if let Some(keeper) = &kept.keeper {
+            keeper.orders.send_replace(order);
+            return Ok(());
+        }
+        let (orders, newest) = watch::channel(order);
+        let (shown, status) = watch::channel(Status::default());
+        let keeper = Keeper {
+            id: actor.clone(),
+            around: self.around.clone(),
+            orders: newest,
+            status: Arc::new(shown),
+            metrics: self.metrics.actor(actor),
+            endings: TaskTracker::new(),
+        };
+        self.keepers.spawn(keeper.run());
+        kept.keeper = Some(Handle { orders, status });
+        Ok(())
+    }
+
+    /// Lets an actor finish; its code and counts stay.
+    pub(crate) fn stop(&mut self, actor: &ActorId) {
+        if let Some(keeper) = self.actors.get(actor).and_then(|kept| kept.keeper.as_ref()) {
+            keeper.orders.send_replace(None);
+            self.metrics.set_instances(actor, 0);
+        }
+    }
+
+    /// Forgets actors that are no longer assigned.
+    pub(crate) fn retain(&mut self, assigned: impl Fn(&ActorId) -> bool) {
+        let (metrics, logs) = (&self.metrics, &self.logs);
+        self.actors.retain(|actor, _| {
+            let keep = assigned(actor);
+            if !keep {
+                metrics.forget(actor);
+                logs.forget(actor);
+            }
+            keep
+        });
+    }
+
+    /// Lets everything finish; comes back as [`Event::Drained`].
+    pub(crate) fn drain(&mut self) {
+        self.actors.clear();
+        self.keepers.close();
+        let (keepers, events) = (self.keepers.clone(), self.around.events.clone());
+        tokio::spawn(async move {
+            keepers.wait().await;
+            let _ = events.send(Event::Drained).await;
+        });
+    }
+
+    /// How an actor stands.
+    pub(crate) fn status(&self, actor: &ActorId) -> Option<Status> {
+        self.actors.get(actor)?.keeper.as_ref().map(|keeper| keeper.status.borrow().clone())
+    }
+
+    /// Linear memory of all actors in bytes.
+    pub(crate) fn memory_in_use(&self) -> u64 {
+        self.around.runtime.memory_in_use()
+    }
+}

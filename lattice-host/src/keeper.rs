@@ -1,0 +1,415 @@
+//! One actor as the agent wants it: one task per actor, which alone binds its links, makes it, replaces its code, opens and
+//! closes its inlets.
+//!
+//! **Orders are level-triggered:** the keeper always works towards the newest one. **Inlets** (one task per subscription,
+//! port, bucket, and one for calls) outlive a change of code or of other links. What is replaced finishes in the background,
+//! at most as long as draining may take.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use lattice_core::contract::Contract;
+use lattice_core::id::{ActorId, HostName, LatticeName, LinkName, ProviderId};
+use lattice_core::link::{Delivery, KindSettings, MessagingSettings};
+use lattice_core::subject::{self, SubjectPattern};
+use lattice_core::wire::assignment::{ComponentAssignment, LinkAssignment};
+use lattice_nats::Lattice;
+use provider_api::messaging::{Messaging, Subscription};
+use tokio::sync::{mpsc, watch};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::backoff::Backoff;
+use crate::calls::{self, Desk};
+use crate::dead_letter::DeadLetters;
+use crate::delivery::{self, Current, Source, Target};
+use crate::event_loop::Event;
+use crate::http::{self, Port};
+use crate::lazy_bucket::LazyBucket;
+use crate::metrics::ActorMetrics;
+use crate::providers::Instance;
+use crate::runtime::{Actor, ActorSettings, Backend, BoundLink, Loaded, Runtime};
+use crate::status::{Status, Trouble};
+
+/// First and longest pause between two attempts to open a bucket.
+const REOPEN: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(10));
+
+/// What all keepers share.
+#[derive(Clone)]
+pub(crate) struct Surroundings {
+    pub(crate) runtime: Runtime,
+    pub(crate) lattice: Lattice,
+    pub(crate) host: HostName,
+    pub(crate) dead_letters: DeadLetters,
+    pub(crate) events: mpsc::Sender<Event>,
+    /// How long work may finish that is told to end.
+    pub(crate) grace: Duration,
+}
+
+/// What the actor shall be.
+#[derive(Clone)]
+pub(crate) struct Order {
+    pub(crate) spec: ComponentAssignment,
+    pub(crate) loaded: Loaded,
+    pub(crate) providers: BTreeMap<ProviderId, Instance>,
+}
+
+/// The task.
+pub(crate) struct Keeper {
+    pub(crate) id: ActorId,
+    pub(crate) around: Surroundings,
+    /// The newest order; `None`: run nothing.
+    pub(crate) orders: watch::Receiver<Option<Arc<Order>>>,
+    pub(crate) status: Arc<watch::Sender<Status>>,
+    pub(crate) metrics: ActorMetrics,
+    /// What finishes in the background.
+    pub(crate) endings: TaskTracker,
+}
+
+/// A link and what it is bound to.
+#[derive(Clone)]
+struct Bound {
+    link: BoundLink,
+    instance: Instance,
+    /// The bucket of a key-value link, to be opened.
+    bucket: Option<Arc<LazyBucket>>,
+}
+
+/// An actor that takes work.
+struct Running {
+    /// Under which it stands in the status.
+    number: u64,
+    current: watch::Sender<Current>,
+    loaded: Loaded,
+    bound: Vec<Bound>,
+    inlets: BTreeMap<(Contract, LinkName), Inlet>,
+    linked: watch::Sender<bool>,
+    calls: Inlet,
+}
+
+/// The tasks that bring work in through one link.
+struct Inlet {
+    spec: Option<LinkAssignment>,
+    instance: Option<Instance>,
+    stop: CancellationToken,
+    tasks: TaskTracker,
+}
+
+impl Inlet {
+    fn new(link: Option<(&LinkAssignment, &Instance)>) -> Self {
+        let (spec, instance) = link.map(|(spec, instance)| (spec.clone(), instance.clone())).unzip();
+        Self { spec, instance, stop: CancellationToken::new(), tasks: TaskTracker::new() }
+    }
+
+    fn serves(&self, spec: &LinkAssignment, instance: &Instance) -> bool {
+        self.spec.as_ref() == Some(spec) && self.instance.as_ref().is_some_and(|own| own.is_same(instance))
+    }
+
+    /// Tells the tasks to end; the tracker is done when they have.
+    fn stop(self) -> TaskTracker {
+        self.stop.cancel();
+        self.tasks.close();
+        self.tasks
+    }
+}
+
+impl Keeper {
+    /// Works until nobody gives orders any more, then lets the actor finish.
+    pub(crate) async fn run(mut self) {
+        let mut running = None;
+        loop {
+            let order = self.orders.borrow_and_update().clone();
+            running = match order {
+                Some(order) => self.obey(running, &order).await,
+                None => self.end(running),
+            };
+            if self.orders.changed().await.is_err() {
+                break;
+            }
+        }
+        self.end(running);
+        self.endings.close();
+        self.endings.wait().await;
+    }
+
+    async fn obey(&self, running: Option<Running>, order: &Order) -> Option<Running> {
+        let bound = match self.bind(running.as_ref(), order).await {
+            Ok(bound) => bound,
+            Err(why) => return self.fail(running, why).await,
+        };
+        let mut running = match running {
+            Some(mut running) => {
+                // What brings work in through a link that is gone ends before the link does.
+                self.close_inlets(&mut running, &bound);
+                if let Err(why) = self.change(&mut running, order, &bound) {
+                    return self.fail(Some(running), why).await;
+                }
+                running
+            }
+            None => match self.make(order, &bound) {
+                Ok(actor) => self.begin(actor, order),
+                Err(why) => return self.fail(None, why).await,
+            },
+        };
+        self.open_inlets(&mut running, &bound);
+        running.linked.send_replace(bound.iter().any(|bound| bound.link.spec.contract == Contract::Messaging));
+        running.bound = bound;
+        Some(running)
+    }
+
+    /// The links of the order with their backends; those that did not change keep theirs.
+    async fn bind(&self, running: Option<&Running>, order: &Order) -> Result<Vec<Bound>, String> {
+        let mut bound = Vec::with_capacity(order.spec.links.len());
+        for spec in &order.spec.links {
+            let Some(instance) = order.providers.get(&spec.provider) else {
+                return Err(format!("provider {} does not run here", spec.provider));
+            };
+            let known = running.and_then(|running| running.bound.iter().find(|bound| bound.link.spec == *spec && bound.instance.is_same(instance)));
+            bound.push(match known {
+                Some(known) => known.clone(),
+                None => bind(spec, instance).await?,
+            });
+        }
+        Ok(bound)
+    }
+
+    fn make(&self, order: &Order, bound: &[Bound]) -> Result<Actor, String> {
+        Actor::new(&self.around.runtime, order.loaded.clone(), self.settings(&order.spec), links(bound)).map_err(|error| error.to_string())
+    }
+
+    /// An actor that was just made begins to take calls; its links' inlets come next.
+    fn begin(&self, actor: Actor, order: &Order) -> Running {
+        let number = self.show(&actor);
+        let (current, _) = watch::channel(Current { actor, instances: instances(&order.spec) });
+        let (linked, is_linked) = watch::channel(false);
+        let calls = Inlet::new(None);
+        let desk = Desk { lattice: self.around.lattice.clone(), host: self.around.host.clone(), linked: is_linked, stop: calls.stop.clone() };
+        calls.tasks.spawn(calls::run(desk, self.target(&current)));
+        Running { number, current, loaded: order.loaded.clone(), bound: Vec::new(), inlets: BTreeMap::new(), linked, calls }
+    }
+
+    /// Gives the running actor the order's settings, links and code.
+    fn change(&self, running: &mut Running, order: &Order, bound: &[Bound]) -> Result<(), String> {
+        let instances = instances(&order.spec);
+        if running.loaded.digest() == order.loaded.digest() {
+            let actor = running.current.borrow().actor.clone();
+            actor.reconfigure(self.settings(&order.spec), links(bound)).map_err(|error| error.to_string())?;
+            running.current.send_replace(Current { actor, instances });
+            return Ok(());
+        }
+        let actor = self.make(order, bound)?;
+        let number = std::mem::replace(&mut running.number, self.show(&actor));
+        let former = running.current.send_replace(Current { actor, instances }).actor;
+        running.loaded = order.loaded.clone();
+        self.retire(number, former, Vec::new());
+        Ok(())
+    }
+
+    /// Enters an actor into the status; returns its number there.
+    fn show(&self, actor: &Actor) -> u64 {
+        let mut number = 0;
+        self.status.send_modify(|status| {
+            number = status.actors.last_key_value().map_or(0, |(last, _)| last.saturating_add(1));
+            status.actors.insert(number, actor.clone());
+        });
+        number
+    }
+
+    fn close_inlets(&self, running: &mut Running, bound: &[Bound]) {
+        let keeps = |inlet: &Inlet| bound.iter().any(|bound| inlet.serves(&bound.link.spec, &bound.instance));
+        let gone: BTreeSet<_> = running.inlets.iter().filter(|(_, inlet)| !keeps(inlet)).map(|(key, _)| key.clone()).collect();
+        for key in gone {
+            if let Some(inlet) = running.inlets.remove(&key) {
+                let patterns = inlet.spec.as_ref().map(trouble_names).unwrap_or_default();
+                let ended = inlet.stop();
+                let (status, grace) = (self.status.clone(), self.around.grace);
+                self.endings.spawn(async move {
+                    // What does not end in time no longer counts as a link's trouble either.
+                    let _ = tokio::time::timeout(grace, ended.wait()).await;
+                    status.send_modify(|status| status.link_errors.retain(|name, _| !patterns.contains(name)));
+                });
+            }
+        }
+    }
+
+    fn open_inlets(&self, running: &mut Running, bound: &[Bound]) {
+        for bound in bound {
+            let spec = &bound.link.spec;
+            let key = (spec.contract, spec.name.clone());
+            if running.inlets.contains_key(&key) {
+                continue;
+            }
+            let inlet = Inlet::new(Some((spec, &bound.instance)));
+            self.open(&inlet, bound, &running.current);
+            running.inlets.insert(key, inlet);
+        }
+    }
+
+    fn open(&self, inlet: &Inlet, bound: &Bound, current: &watch::Sender<Current>) {
+        let link = &bound.link;
+        if let Some(bucket) = &bound.bucket {
+            inlet.tasks.spawn(watch_bucket(bucket.clone(), self.trouble(&link.spec, None), inlet.stop.clone()));
+        }
+        match (&link.spec.settings.kind, &link.backend, &bound.instance) {
+            (KindSettings::Messaging(settings), Backend::Messaging(backend), _) => {
+                for pattern in &settings.subscriptions {
+                    self.subscribe(inlet, &link.spec, settings, pattern, backend, current);
+                }
+            }
+            (KindSettings::HttpServer(settings), _, Instance::HttpServer(server)) => {
+                let port = Port {
+                    server: server.clone(),
+                    address: (settings.address, settings.port).into(),
+                    link: link.spec.name.clone(),
+                    trouble: self.trouble(&link.spec, None),
+                    stop: inlet.stop.clone(),
+                    grace: self.around.grace,
+                };
+                inlet.tasks.spawn(http::run(port, self.target(current)));
+            }
+            _ => {}
+        }
+    }
+
+    fn subscribe(
+        &self,
+        inlet: &Inlet,
+        link: &LinkAssignment,
+        settings: &MessagingSettings,
+        pattern: &SubjectPattern,
+        backend: &Arc<dyn Messaging>,
+        current: &watch::Sender<Current>,
+    ) {
+        let subscription = subscription(self.around.lattice.name(), &self.id, link, settings.delivery, pattern);
+        let source = Source::new(backend.clone(), subscription, self.trouble(link, Some(pattern)), inlet.stop.clone());
+        let target = self.target(current);
+        match settings.delivery {
+            Delivery::Core => inlet.tasks.spawn(delivery::core::run(source, target, true)),
+            Delivery::Broadcast => inlet.tasks.spawn(delivery::core::run(source, target, false)),
+            Delivery::Jetstream => inlet.tasks.spawn(delivery::durable::run(source, target, self.around.dead_letters.clone())),
+        };
+    }
+
+    /// The order cannot be carried out: nothing runs until another comes.
+    async fn fail(&self, running: Option<Running>, why: String) -> Option<Running> {
+        self.end(running);
+        // The loop never waits for a keeper, so this wait ends.
+        let _ = self.around.events.send(Event::RunFailed { actor: self.id.clone(), why }).await;
+        None
+    }
+
+    /// Lets everything finish in the background.
+    fn end(&self, running: Option<Running>) -> Option<Running> {
+        let running = running?;
+        let inlets = running.inlets.into_values().chain([running.calls]).map(Inlet::stop).collect();
+        let actor = running.current.borrow().actor.clone();
+        self.retire(running.number, actor, inlets);
+        None
+    }
+
+    /// Lets `inlets` and then `actor` finish, no longer than the grace, and keeps its counts.
+    fn retire(&self, number: u64, actor: Actor, inlets: Vec<TaskTracker>) {
+        let (status, grace) = (self.status.clone(), self.around.grace);
+        self.endings.spawn(async move {
+            let end = tokio::time::Instant::now() + grace;
+            for inlet in inlets {
+                if tokio::time::timeout_at(end, inlet.wait()).await.is_err() {
+                    break;
+                }
+            }
+            actor.close(end.saturating_duration_since(tokio::time::Instant::now())).await;
+            let stats = actor.stats();
+            status.send_modify(|status| {
+                status.actors.remove(&number);
+                status.past = (status.past.0.saturating_add(stats.handled), status.past.1.saturating_add(stats.failed));
+            });
+        });
+    }
+
+    fn settings(&self, spec: &ComponentAssignment) -> ActorSettings {
+        ActorSettings {
+            id: self.id.clone(),
+            policy: spec.policy,
+            limits: spec.limits,
+            instances: spec.instances,
+            config: spec.config.clone(),
+            env: BTreeMap::new(),
+        }
+    }
+
+    fn target(&self, current: &watch::Sender<Current>) -> Target {
+        Target { id: self.id.clone(), current: current.subscribe(), metrics: self.metrics.clone() }
+    }
+
+    fn trouble(&self, link: &LinkAssignment, pattern: Option<&SubjectPattern>) -> Trouble {
+        Trouble { status: self.status.clone(), events: self.around.events.clone(), link: trouble_name(link, pattern) }
+    }
+}
+
+fn links(bound: &[Bound]) -> Vec<BoundLink> {
+    bound.iter().map(|bound| bound.link.clone()).collect()
+}
+
+fn instances(spec: &ComponentAssignment) -> usize {
+    usize::try_from(spec.instances).unwrap_or(usize::MAX)
+}
+
+/// Gives a link what is at its other end.
+async fn bind(spec: &LinkAssignment, instance: &Instance) -> Result<Bound, String> {
+    let (backend, bucket) = match (&spec.settings.kind, instance) {
+        (KindSettings::KeyValue(settings), Instance::KeyValue(store)) => {
+            let bucket = Arc::new(LazyBucket::new(store.clone(), &settings.bucket));
+            (Backend::KeyValue(bucket.clone()), Some(bucket))
+        }
+        (KindSettings::Messaging(settings), Instance::Messaging(pool)) => {
+            let backend = pool.backend(settings.cluster_uri.as_deref()).await;
+            (Backend::Messaging(backend.map_err(|problem| format!("link {}: {problem}", spec.name))?), None)
+        }
+        (KindSettings::HttpServer(_), Instance::HttpServer(_)) => (Backend::HttpServer, None),
+        _ => return Err(format!("provider {} does not serve {}", spec.provider, spec.contract)),
+    };
+    Ok(Bound { link: BoundLink { spec: spec.clone(), backend }, instance: instance.clone(), bucket })
+}
+
+/// Shows whether a bucket can be opened until it once was.
+async fn watch_bucket(bucket: Arc<LazyBucket>, trouble: Trouble, stop: CancellationToken) {
+    let mut backoff = Backoff::new(REOPEN.0, REOPEN.1);
+    while let Err(error) = bucket.open().await {
+        trouble.set(lattice_core::error::chain(&error).join(": "));
+        tokio::select! {
+            () = backoff.pause() => {}
+            () = stop.cancelled() => return,
+        }
+    }
+    trouble.clear();
+}
+
+fn subscription(lattice: &LatticeName, actor: &ActorId, link: &LinkAssignment, delivery: Delivery, pattern: &SubjectPattern) -> Subscription {
+    let subject = pattern.to_string();
+    match delivery {
+        Delivery::Core => Subscription::Core { subject, queue: subject::queue_group(lattice, actor, &link.name) },
+        Delivery::Broadcast => Subscription::Broadcast { subject },
+        Delivery::Jetstream => {
+            let consumer = subject::durable(lattice, actor, &link.name, &link.provider, pattern);
+            Subscription::Durable { stream: subject::EDGE_STREAM.to_owned(), consumer }
+        }
+    }
+}
+
+/// The name under which trouble of a link, or of one of its subscriptions, stands in the report.
+fn trouble_name(link: &LinkAssignment, pattern: Option<&SubjectPattern>) -> String {
+    match pattern {
+        Some(pattern) => format!("{} {} {pattern}", link.contract, link.name),
+        None => format!("{} {}", link.contract, link.name),
+    }
+}
+
+/// All names that trouble of a link can have.
+fn trouble_names(link: &LinkAssignment) -> BTreeSet<String> {
+    let patterns = match &link.settings.kind {
+        KindSettings::Messaging(settings) => settings.subscriptions.as_slice(),
+        KindSettings::KeyValue(_) | KindSettings::HttpServer(_) | KindSettings::HttpClient => &[],
+    };
+    patterns.iter().map(|pattern| trouble_name(link, Some(pattern))).chain([trouble_name(link, None)]).collect()
+}
