@@ -43,7 +43,9 @@ where
     Q: Serialize + Sync,
     T: DeserializeOwned,
 {
-    let response: Response<T> = connection.jetstream().request(subject.to_owned(), body).await.map_err(|error| match error.kind() {
+    let request = connection.jetstream().request(subject.to_owned(), body);
+    let answer = answered(connection, &format!("$JS.API.{subject}"), request).await?;
+    let response: Response<T> = answer.map_err(|error| match error.kind() {
         RequestErrorKind::NoResponders => ApiError::NoResponders,
         RequestErrorKind::TimedOut => silence(connection, API_TIMEOUT),
         RequestErrorKind::InvalidSubject | RequestErrorKind::Other => ApiError::Other(error.to_string()),
@@ -70,10 +72,17 @@ pub(crate) async fn publish(connection: &Connection, subject: &str, headers: Hea
 }
 
 /// Publishes to a stream and returns its answer as it is; the answer to the first part of a batch is empty.
-pub(crate) async fn send(connection: &Connection, subject: &str, headers: HeaderMap, payload: Bytes, timeout: Duration) -> Result<Bytes, ApiError> {
+pub(crate) async fn send(
+    connection: &Connection,
+    subject: &str,
+    headers: HeaderMap,
+    payload: Bytes,
+    timeout: Duration,
+) -> Result<Bytes, ApiError> {
     use async_nats::client::RequestErrorKind as Kind;
     let request = Request::new().headers(headers).payload(payload).timeout(Some(timeout));
-    let answer = connection.client().send_request(subject.to_owned(), request).await.map_err(|error| match error.kind() {
+    let answer = answered(connection, subject, connection.client().send_request(subject.to_owned(), request)).await?;
+    let answer = answer.map_err(|error| match error.kind() {
         Kind::NoResponders => ApiError::NoResponders,
         Kind::TimedOut => silence(connection, timeout),
         Kind::MaxPayloadExceeded => ApiError::TooLarge { limit: connection.client().max_payload() },
@@ -119,7 +128,9 @@ pub(crate) async fn direct_get(connection: &Connection, stream: &str, subject: &
             DirectGetErrorKind::NotFound => Ok(None),
             DirectGetErrorKind::TimedOut => Err(silence(connection, API_TIMEOUT)),
             DirectGetErrorKind::ErrorResponse(status, text) => Err(ApiError::Other(format!("{status}: {text}"))),
-            DirectGetErrorKind::InvalidSubject | DirectGetErrorKind::Request | DirectGetErrorKind::Other => Err(unclear(connection, &error)),
+            DirectGetErrorKind::InvalidSubject | DirectGetErrorKind::Request | DirectGetErrorKind::Other => {
+                Err(unclear(connection, &error))
+            }
         },
     }
 }
@@ -130,6 +141,18 @@ pub(crate) fn refused(error: &jetstream::Error) -> ApiError {
     // The library prints `<description> (code <status>, error code <code>)`; people need the words only.
     let description = text.split_once(" (code ").map_or(text.as_str(), |(words, _)| words).to_owned();
     ApiError::Refused { code: error.error_code().0, description }
+}
+
+/// The answer to a request on `subject`. A refusal comes aside while the request itself stays without an answer, and so
+/// does the end of the connection; both are waited for as well.
+async fn answered<F: Future>(connection: &Connection, subject: &str, request: F) -> Result<F::Output, ApiError> {
+    tokio::select! {
+        // Listening comes before asking.
+        biased;
+        () = connection.denied(subject) => Err(ApiError::Denied { subject: subject.to_owned() }),
+        () = connection.broken() => Err(ApiError::Disconnected),
+        answer = request => Ok(answer),
+    }
 }
 
 fn silence(connection: &Connection, after: Duration) -> ApiError {

@@ -77,9 +77,11 @@ impl Lattice {
         let reading = || failed(format!("fetching artifact {digest}"));
         let mut object = store.get(digest.hex()).await.map_err(|error| match error.kind() {
             GetErrorKind::NotFound => StoreError::Missing { what: "artifact", name: digest.to_string() },
-            GetErrorKind::InvalidName | GetErrorKind::ConsumerCreate | GetErrorKind::BucketLink | GetErrorKind::TimedOut | GetErrorKind::Other => {
-                reading()(error.to_string())
-            }
+            GetErrorKind::InvalidName
+            | GetErrorKind::ConsumerCreate
+            | GetErrorKind::BucketLink
+            | GetErrorKind::TimedOut
+            | GetErrorKind::Other => reading()(error.to_string()),
         })?;
         let size = u64::try_from(object.info().size).unwrap_or(u64::MAX);
         if size > max_bytes {

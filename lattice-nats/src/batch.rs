@@ -88,7 +88,7 @@ pub(crate) async fn commit(connection: &Connection, stream: &str, parts: &[Part]
                 return won.ok_or_else(conflict);
             }
             ApiError::Refused { code: INCOMPLETE | TOO_MANY_INFLIGHT, .. } | ApiError::NoResponders => true,
-            ApiError::Refused { .. } | ApiError::TooLarge { .. } => false,
+            ApiError::Refused { .. } | ApiError::Denied { .. } | ApiError::TooLarge { .. } => false,
             ApiError::TimedOut(_) | ApiError::Disconnected | ApiError::Other(_) => error.is_ambiguous(),
         };
         ambiguous |= error.is_ambiguous();
@@ -154,7 +154,13 @@ async fn publish(connection: &Connection, parts: &[Part], condition: Condition, 
 }
 
 /// The sequence of our last part, if the message that took the place is ours.
-async fn winner(connection: &Connection, stream: &str, parts: &[Part], condition: Condition, ids: &Ids) -> Result<Option<Revision>, CommitError> {
+async fn winner(
+    connection: &Connection,
+    stream: &str,
+    parts: &[Part],
+    condition: Condition,
+    ids: &Ids,
+) -> Result<Option<Revision>, CommitError> {
     let Some((last, last_part)) = parts.len().checked_sub(1).and_then(|last| Some((last, parts.get(last)?))) else {
         return Ok(None);
     };

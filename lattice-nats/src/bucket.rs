@@ -144,7 +144,8 @@ impl Bucket {
             return first;
         }
         let subject = self.subject(key)?;
-        let newest = api::leader_get(&self.connection, &self.stream, api::Lookup::Last(&subject)).await.map_err(self.failed("reading", key))?;
+        let newest =
+            api::leader_get(&self.connection, &self.stream, api::Lookup::Last(&subject)).await.map_err(self.failed("reading", key))?;
         match newest {
             Some(marker) if is_deleted(&marker.headers) => self.update(key, value, Revision(marker.sequence)).await,
             Some(_) | None => first,
@@ -171,7 +172,8 @@ impl Bucket {
     /// [`StoreError::Key`], [`StoreError::Nats`].
     pub async fn entry_or_gap(&self, key: &str) -> Result<(Option<Entry>, Revision), StoreError> {
         let subject = self.subject(key)?;
-        let newest = api::leader_get(&self.connection, &self.stream, api::Lookup::Last(&subject)).await.map_err(self.failed("reading", key))?;
+        let newest =
+            api::leader_get(&self.connection, &self.stream, api::Lookup::Last(&subject)).await.map_err(self.failed("reading", key))?;
         Ok(match newest {
             Some(message) => {
                 let revision = Revision(message.sequence);
@@ -216,7 +218,8 @@ impl Bucket {
     async fn subjects(&self) -> Result<Vec<String>, StoreError> {
         let failed = |error: String| StoreError::Nats { doing: format!("listing bucket `{}`", self.name), source: ApiError::Other(error) };
         let stream = self.connection.jetstream().get_stream_no_info(&*self.stream).await.map_err(|error| failed(error.to_string()))?;
-        let mut subjects = stream.info_with_subjects(subject::bucket_key(&self.name, ">")).await.map_err(|error| failed(error.to_string()))?;
+        let mut subjects =
+            stream.info_with_subjects(subject::bucket_key(&self.name, ">")).await.map_err(|error| failed(error.to_string()))?;
         let prefix = subject::bucket_key(&self.name, "");
         let mut keys = Vec::new();
         while let Some(found) = subjects.next().await {

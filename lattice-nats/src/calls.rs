@@ -29,9 +29,11 @@ impl Lattice {
     pub async fn calls(&self, actor: &ActorId) -> Result<impl Stream<Item = Call> + Send + Unpin + use<>, StoreError> {
         let subject = subject::call(self.name(), actor);
         let subscribed = self.connection().client().queue_subscribe(subject.clone(), subject::call_queue(self.name(), actor)).await;
-        let messages = subscribed.map_err(|error| StoreError::Nats { doing: format!("subscribing to {subject}"), source: ApiError::Other(error.to_string()) })?;
+        let messages = subscribed
+            .map_err(|error| StoreError::Nats { doing: format!("subscribing to {subject}"), source: ApiError::Other(error.to_string()) })?;
         Ok(messages.filter_map(|message| {
-            let wanted = message.headers.as_ref().and_then(|headers| headers.get(CALL_SUBJECT_HEADER)).map(|value| value.as_str().to_owned());
+            let wanted =
+                message.headers.as_ref().and_then(|headers| headers.get(CALL_SUBJECT_HEADER)).map(|value| value.as_str().to_owned());
             let subject = wanted.unwrap_or_else(|| message.subject.to_string());
             std::future::ready(message.reply.map(|reply| Call { subject, body: message.payload, reply }))
         }))

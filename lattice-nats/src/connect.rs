@@ -12,7 +12,7 @@ use std::time::Duration;
 use async_nats::jetstream;
 use async_nats::{Event, ServerAddr, ServerError};
 use lattice_core::error::{ErrorCode, Problem};
-use tokio::sync::watch;
+use tokio::sync::{broadcast, watch};
 
 use crate::quiet::Quiet;
 
@@ -34,6 +34,8 @@ const MAX_ACKS_INFLIGHT: usize = 1024;
 const SETTLE_TIMEOUT: Duration = Duration::from_secs(1);
 /// Largest credentials file in bytes; a JWT with a seed has about 1 KiB.
 const MAX_CREDS_BYTES: u64 = 64 * 1024;
+/// Refused operations that are remembered for whoever waits for an answer to one of them.
+const REFUSALS_KEPT: usize = 64;
 /// Most servers in one comma-separated address.
 const MAX_SERVERS: usize = 32;
 /// Default patience with one server while connecting.
@@ -128,9 +130,15 @@ impl From<ConnectError> for Problem {
             ConnectError::Denied { .. } => {
                 Self::new(ErrorCode::Denied, error.to_string()).hint("give credentials with --creds or LATTICE_NATS_CREDS")
             }
-            ConnectError::Address { .. } => Self::new(ErrorCode::Usage, error.to_string()).hint("an address looks like nats://127.0.0.1:4222"),
-            ConnectError::CredsFile { .. } | ConnectError::Creds { .. } | ConnectError::Trust { .. } => Self::new(ErrorCode::Usage, error.to_string()),
-            ConnectError::Tls { .. } => Self::new(ErrorCode::NatsRefused, error.to_string()).hint("is the server's certificate signed by --tls-ca?"),
+            ConnectError::Address { .. } => {
+                Self::new(ErrorCode::Usage, error.to_string()).hint("an address looks like nats://127.0.0.1:4222")
+            }
+            ConnectError::CredsFile { .. } | ConnectError::Creds { .. } | ConnectError::Trust { .. } => {
+                Self::new(ErrorCode::Usage, error.to_string())
+            }
+            ConnectError::Tls { .. } => {
+                Self::new(ErrorCode::NatsRefused, error.to_string()).hint("is the server's certificate signed by --tls-ca?")
+            }
         };
         match std::error::Error::source(&error) {
             Some(source) => problem.caused_by(source),
@@ -154,8 +162,18 @@ pub struct Connection {
     client: async_nats::Client,
     jetstream: jetstream::Context,
     state: watch::Receiver<ConnectionState>,
-    dropped: Arc<Quiet>,
+    watcher: Arc<Watcher>,
     url: Arc<str>,
+}
+
+/// What the client tells us about the connection.
+#[derive(Debug)]
+struct Watcher {
+    state: watch::Sender<ConnectionState>,
+    /// The server's words about operations that it refused; it answers the operation itself with silence.
+    refusals: broadcast::Sender<Arc<str>>,
+    refused: Quiet,
+    dropped: Quiet,
 }
 
 impl Connection {
@@ -187,7 +205,34 @@ impl Connection {
 
     /// Messages that were dropped because a subscription of this connection was not read fast enough (at least).
     pub fn dropped(&self) -> u64 {
-        self.dropped.total()
+        self.watcher.dropped.total()
+    }
+
+    /// Waits until this connection breaks: what was asked over it is not answered any more. For ever if there is none now,
+    /// because what is asked then is sent when there is one.
+    pub(crate) async fn broken(&self) {
+        let (epoch, mut state) = (self.epoch(), self.state.clone());
+        if !self.is_connected() {
+            return std::future::pending().await;
+        }
+        while self.is_connected() && self.epoch() == epoch {
+            if state.changed().await.is_err() {
+                return;
+            }
+        }
+    }
+
+    /// Waits until the server says that this client may not publish on `subject`; without that, for ever.
+    pub(crate) async fn denied(&self, subject: &str) {
+        let mut refusals = self.watcher.refusals.subscribe();
+        let named = format!("\"{subject}\"");
+        loop {
+            match refusals.recv().await {
+                Ok(words) if words.contains("Publish") && words.contains(&named) => return,
+                Ok(_) | Err(broadcast::error::RecvError::Lagged(_)) => {}
+                Err(broadcast::error::RecvError::Closed) => return std::future::pending().await,
+            }
+        }
     }
 
     /// Returns when the server has worked through everything that was sent so far, subscriptions included. Gives up
@@ -216,10 +261,10 @@ pub async fn connect(options: &ConnectOptions) -> Result<Connection, ConnectErro
     let _ = rustls::crypto::ring::default_provider().install_default();
     let addresses = parse_addresses(&options.url)?;
     let shown = shown_url(&options.url);
-    let (state_sender, state) = watch::channel(ConnectionState::Disconnected);
-    let state_sender = Arc::new(state_sender);
-    let dropped = Arc::new(Quiet::new());
-    let native = native_options(options, Arc::clone(&state_sender), Arc::clone(&dropped))?;
+    let (sender, state) = watch::channel(ConnectionState::Disconnected);
+    let watcher =
+        Arc::new(Watcher { state: sender, refusals: broadcast::Sender::new(REFUSALS_KEPT), refused: Quiet::new(), dropped: Quiet::new() });
+    let native = native_options(options, Arc::clone(&watcher))?;
 
     let patience = options.timeout.saturating_mul(u32::try_from(addresses.len()).unwrap_or(u32::MAX));
     let client = tokio::time::timeout(patience, native.connect(addresses))
@@ -227,18 +272,14 @@ pub async fn connect(options: &ConnectOptions) -> Result<Connection, ConnectErro
         .map_err(|_elapsed| ConnectError::TimedOut { url: shown.clone(), timeout: patience })?
         .map_err(|error| connect_error(error, &shown, options))?;
     if !options.retry_on_initial_connect {
-        state_sender.send_replace(ConnectionState::Connected);
+        watcher.state.send_replace(ConnectionState::Connected);
     }
-    let jetstream = jetstream::context::ContextBuilder::new().timeout(API_TIMEOUT).max_ack_inflight(MAX_ACKS_INFLIGHT).build(client.clone());
-    Ok(Connection { client, jetstream, state, dropped, url: shown.into() })
+    let jetstream =
+        jetstream::context::ContextBuilder::new().timeout(API_TIMEOUT).max_ack_inflight(MAX_ACKS_INFLIGHT).build(client.clone());
+    Ok(Connection { client, jetstream, state, watcher, url: shown.into() })
 }
 
-fn native_options(
-    options: &ConnectOptions,
-    state: Arc<watch::Sender<ConnectionState>>,
-    dropped: Arc<Quiet>,
-) -> Result<async_nats::ConnectOptions, ConnectError> {
-    let refused = Arc::new(Quiet::new());
+fn native_options(options: &ConnectOptions, watcher: Arc<Watcher>) -> Result<async_nats::ConnectOptions, ConnectError> {
     let native = async_nats::ConnectOptions::new()
         .name(&options.name)
         .connection_timeout(options.timeout)
@@ -248,7 +289,7 @@ fn native_options(
         .client_capacity(COMMAND_CAPACITY)
         .reconnect_delay_callback(reconnect_delay)
         .event_callback(move |event| {
-            on_event(&event, &state, &dropped, &refused);
+            watcher.on_event(&event);
             std::future::ready(())
         });
     let native = if options.retry_on_initial_connect { native.retry_on_initial_connect() } else { native };
@@ -265,28 +306,32 @@ fn native_options(
     }
 }
 
-fn on_event(event: &Event, state: &watch::Sender<ConnectionState>, dropped: &Quiet, refused: &Quiet) {
-    match event {
-        Event::Connected => {
-            state.send_replace(ConnectionState::Connected);
-        }
-        Event::Disconnected | Event::Closed => {
-            state.send_replace(ConnectionState::Disconnected);
-        }
-        Event::SlowConsumer(subscription) => {
-            if let Some(total) = dropped.note() {
-                tracing::warn!(subscription, total, "a subscription is not read fast enough, messages were dropped");
+impl Watcher {
+    fn on_event(&self, event: &Event) {
+        match event {
+            Event::Connected => {
+                self.state.send_replace(ConnectionState::Connected);
             }
-        }
-        Event::ServerError(ServerError::Other(text)) => {
-            if let Some(total) = refused.note() {
-                tracing::warn!(total, "the NATS server refused an operation: {text}");
+            Event::Disconnected | Event::Closed => {
+                self.state.send_replace(ConnectionState::Disconnected);
             }
+            Event::SlowConsumer(subscription) => {
+                if let Some(total) = self.dropped.note() {
+                    tracing::warn!(subscription, total, "a subscription is not read fast enough, messages were dropped");
+                }
+            }
+            Event::ServerError(ServerError::Other(words)) => {
+                // Nobody may be waiting; then it is only logged.
+                let _ = self.refusals.send(words.as_str().into());
+                if let Some(total) = self.refused.note() {
+                    tracing::warn!(total, "the NATS server refused an operation: {words}");
+                }
+            }
+            Event::ServerError(error @ (ServerError::AuthorizationViolation | ServerError::SlowConsumer(_))) => {
+                tracing::warn!("the NATS server closed the connection: {error}");
+            }
+            Event::LameDuckMode | Event::Draining | Event::ClientError(_) => tracing::debug!("NATS client: {event}"),
         }
-        Event::ServerError(error @ (ServerError::AuthorizationViolation | ServerError::SlowConsumer(_))) => {
-            tracing::warn!("the NATS server closed the connection: {error}");
-        }
-        Event::LameDuckMode | Event::Draining | Event::ClientError(_) => tracing::debug!("NATS client: {event}"),
     }
 }
 
@@ -320,7 +365,9 @@ fn shown_url(url: &str) -> String {
         .split(',')
         .take(MAX_SERVERS)
         .map(|part| match part.trim().rsplit_once('@') {
-            Some((before, host)) => format!("{}{host}", before.split_once("://").map_or(String::new(), |(scheme, _)| format!("{scheme}://"))),
+            Some((before, host)) => {
+                format!("{}{host}", before.split_once("://").map_or(String::new(), |(scheme, _)| format!("{scheme}://")))
+            }
             None => part.trim().to_owned(),
         })
         .collect();

@@ -22,6 +22,12 @@ pub enum ApiError {
     /// Nothing answers on that subject: the stream does not exist or JetStream is off.
     #[error("no such stream answers, or JetStream is off")]
     NoResponders,
+    /// This client may not do that.
+    #[error("these credentials do not allow it ({subject})")]
+    Denied {
+        /// Subject that the server refused.
+        subject: String,
+    },
     /// There is no connection at the moment.
     #[error("not connected")]
     Disconnected,
@@ -41,7 +47,7 @@ impl ApiError {
     pub(crate) fn is_ambiguous(&self) -> bool {
         match self {
             Self::TimedOut(_) | Self::Disconnected | Self::Other(_) => true,
-            Self::Refused { .. } | Self::NoResponders | Self::TooLarge { .. } => false,
+            Self::Refused { .. } | Self::NoResponders | Self::Denied { .. } | Self::TooLarge { .. } => false,
         }
     }
 
@@ -50,6 +56,7 @@ impl ApiError {
             Self::TimedOut(_) => ErrorCode::TimedOut,
             Self::Disconnected => ErrorCode::NatsRefused,
             Self::NoResponders => ErrorCode::NotFound,
+            Self::Denied { .. } => ErrorCode::Denied,
             Self::Refused { .. } | Self::TooLarge { .. } | Self::Other(_) => ErrorCode::Failed,
         }
     }
@@ -147,10 +154,15 @@ impl From<StoreError> for Problem {
     fn from(error: StoreError) -> Self {
         let problem = |code| Self::new(code, error.to_string());
         match &error {
-            StoreError::Missing { what: "artifact", .. } => problem(ErrorCode::NotFound).hint("push the component again: `lattice-ctl start actor file://…`"),
+            StoreError::Missing { what: "artifact", .. } => {
+                problem(ErrorCode::NotFound).hint("push the component again: `lattice-ctl start actor file://…`")
+            }
             StoreError::Missing { .. } => problem(ErrorCode::NotFound).hint("`lattice-ctl up` makes what a lattice needs"),
-            StoreError::Weaker { .. } => problem(ErrorCode::Failed).hint("somebody else made this stream: back it up, delete it and let lattice make it, or choose another name"),
-            StoreError::Owned { .. } => problem(ErrorCode::Conflict).hint("one lattice per account may own it: use another account, or that lattice"),
+            StoreError::Weaker { .. } => problem(ErrorCode::Failed)
+                .hint("somebody else made this stream: back it up, delete it and let lattice make it, or choose another name"),
+            StoreError::Owned { .. } => {
+                problem(ErrorCode::Conflict).hint("one lattice per account may own it: use another account, or that lattice")
+            }
             StoreError::OtherConsumer { .. } => problem(ErrorCode::Conflict),
             StoreError::TooLarge { .. } | StoreError::Corrupt { .. } => problem(ErrorCode::Failed),
             StoreError::Key { .. } => problem(ErrorCode::Usage),
@@ -197,7 +209,9 @@ impl From<CommitError> for Problem {
         match error {
             CommitError::Conflict { .. } => Self::new(ErrorCode::Conflict, error.to_string()).hint("look at the new state, then try again"),
             CommitError::TooMany { .. } => Self::new(ErrorCode::Usage, error.to_string()).hint("make the change in several steps"),
-            CommitError::Unknown { ref source, .. } => Self::new(ErrorCode::TimedOut, error.to_string()).hint("`lattice-ctl get …` shows whether it was").caused_by(source),
+            CommitError::Unknown { ref source, .. } => {
+                Self::new(ErrorCode::TimedOut, error.to_string()).hint("`lattice-ctl get …` shows whether it was").caused_by(source)
+            }
             CommitError::Store(error) => error.into(),
         }
     }
@@ -233,7 +247,9 @@ pub enum AskError {
 impl From<AskError> for Problem {
     fn from(error: AskError) -> Self {
         match &error {
-            AskError::Nobody { subject } | AskError::TimedOut { subject, .. } => Self { message: format!("NATS: subscription timeout: {error}"), ..Self::nats_timeout(subject) },
+            AskError::Nobody { subject } | AskError::TimedOut { subject, .. } => {
+                Self { message: format!("NATS: subscription timeout: {error}"), ..Self::nats_timeout(subject) }
+            }
             AskError::Failed { .. } => Self::new(ErrorCode::Failed, error.to_string()),
         }
     }

@@ -91,7 +91,10 @@ impl Lattice {
         let (found, revision) = self.read_bucket(&subject::desired_bucket(&self.name)).await?;
         let mut desired = Desired::default();
         for (key, (value, _)) in found {
-            desired.insert(&key, &value).map_err(|error| StoreError::Corrupt { what: format!("desired state of lattice `{}`", self.name), reason: error.to_string() })?;
+            desired.insert(&key, &value).map_err(|error| StoreError::Corrupt {
+                what: format!("desired state of lattice `{}`", self.name),
+                reason: error.to_string(),
+            })?;
         }
         Ok((desired, revision))
     }
@@ -162,7 +165,8 @@ impl Lattice {
     /// As for [`Lattice::commit_desired`].
     pub async fn commit_plan(&self, plan: &Plan, head_revision: Revision) -> Result<Revision, CommitError> {
         let bucket = subject::plan_bucket(&self.name);
-        let assignments = plan.changed.iter().map(|(host, assignment)| part(&bucket, &subject::assignment_key(host), Some(wire::encode(assignment))));
+        let assignments =
+            plan.changed.iter().map(|(host, assignment)| part(&bucket, &subject::assignment_key(host), Some(wire::encode(assignment))));
         let head = part(&bucket, subject::PLAN_HEAD_KEY, Some(wire::encode(&plan.head)));
         let parts: Vec<Part> = assignments.chain([head]).collect();
         batch::commit(&self.connection, &subject::bucket_stream(&bucket), &parts, Condition::LastPartAt(head_revision)).await
@@ -239,7 +243,10 @@ impl Lattice {
     /// [`StoreError::Nats`].
     pub async fn subscribe(&self, subject: String) -> Result<Subscriber, StoreError> {
         let subscribed = self.connection.client().subscribe(subject.clone()).await;
-        subscribed.map_err(|error| StoreError::Nats { doing: format!("subscribing to {subject}"), source: crate::error::ApiError::Other(error.to_string()) })
+        subscribed.map_err(|error| StoreError::Nats {
+            doing: format!("subscribing to {subject}"),
+            source: crate::error::ApiError::Other(error.to_string()),
+        })
     }
 
     fn desired_config(&self) -> Config {
@@ -261,17 +268,22 @@ impl Lattice {
 
     /// All keys of a bucket of the control plane with value and revision, and the stream's revision before.
     async fn read_bucket(&self, bucket: &str) -> Result<(BTreeMap<String, (Bytes, Revision)>, Revision), StoreError> {
-        let (found, revision) = scan::snapshot(&self.connection, &subject::bucket_stream(bucket), &subject::bucket_key(bucket, ">")).await?;
+        let (found, revision) =
+            scan::snapshot(&self.connection, &subject::bucket_stream(bucket), &subject::bucket_key(bucket, ">")).await?;
         let prefix = subject::bucket_key(bucket, "");
         let alive = found.into_iter().filter(|(_, message)| !bucket::is_deleted(&message.headers));
-        let keys = alive.filter_map(|(subject, message)| Some((subject.strip_prefix(&prefix)?.to_owned(), (message.payload, Revision(message.sequence)))));
+        let keys = alive.filter_map(|(subject, message)| {
+            Some((subject.strip_prefix(&prefix)?.to_owned(), (message.payload, Revision(message.sequence))))
+        });
         Ok((keys.collect(), revision))
     }
 
     async fn read_plan_key(&self, key: &str) -> Result<Option<Bytes>, StoreError> {
         let bucket = subject::plan_bucket(&self.name);
         let (stream, subject) = (subject::bucket_stream(&bucket), subject::bucket_key(&bucket, key));
-        let found = api::leader_get(&self.connection, &stream, Lookup::Last(&subject)).await.map_err(StoreError::nats(format!("reading `{key}` of the plan")))?;
+        let found = api::leader_get(&self.connection, &stream, Lookup::Last(&subject))
+            .await
+            .map_err(StoreError::nats(format!("reading `{key}` of the plan")))?;
         Ok(found.filter(|message| !bucket::is_deleted(&message.headers)).map(|message| message.payload))
     }
 

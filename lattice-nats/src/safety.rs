@@ -89,12 +89,14 @@ pub(crate) fn check(found: &Config, wanted: &Config) -> Result<(), StoreError> {
         (!found.allow_atomic_publish && wanted.allow_atomic_publish).then(|| "atomic batches are off".to_owned()),
         (!found.allow_direct && wanted.allow_direct).then(|| "direct reads are off".to_owned()),
         (found.storage != wanted.storage).then(|| "it is kept in memory".to_owned()),
-        (found.discard != wanted.discard).then(|| format!("it discards {} messages when full", if wanted.discard == DiscardPolicy::New { "old" } else { "new" })),
+        (found.discard != wanted.discard)
+            .then(|| format!("it discards {} messages when full", if wanted.discard == DiscardPolicy::New { "old" } else { "new" })),
         (!keeps(found.max_messages_per_subject, wanted.max_messages_per_subject)).then(|| {
             format!("it keeps {} messages for each key, {} are needed", found.max_messages_per_subject, wanted.max_messages_per_subject)
         }),
         missing_subject(&found.subjects, &wanted.subjects).map(|subject| format!("it does not capture {subject}")),
-        (!same_republish(found.republish.as_ref(), wanted.republish.as_ref())).then(|| "it does not republish changes as needed".to_owned()),
+        (!same_republish(found.republish.as_ref(), wanted.republish.as_ref()))
+            .then(|| "it does not republish changes as needed".to_owned()),
     ];
     match faults.into_iter().flatten().next() {
         Some(setting) => Err(StoreError::Weaker { stream: found.name.clone(), setting }),

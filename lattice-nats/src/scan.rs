@@ -41,7 +41,12 @@ pub(crate) enum Content {
 }
 
 /// The newest message on each subject of `stream` that `filters` match, by subject.
-pub(crate) async fn newest(connection: &Connection, stream: &str, filters: Vec<String>, content: Content) -> Result<BTreeMap<String, Found>, ApiError> {
+pub(crate) async fn newest(
+    connection: &Connection,
+    stream: &str,
+    filters: Vec<String>,
+    content: Content,
+) -> Result<BTreeMap<String, Found>, ApiError> {
     let config = pull::Config {
         deliver_policy: DeliverPolicy::LastPerSubject,
         ack_policy: AckPolicy::None,
@@ -103,7 +108,11 @@ async fn read_to_end(consumer: &Consumer<pull::Config>) -> Result<BTreeMap<Strin
 
 /// All keys of a bucket, and the stream's last sequence *before* they were read: a commit on condition of it fails if
 /// anything is newer. Read again until nobody wrote meanwhile, a few times.
-pub(crate) async fn snapshot(connection: &Connection, stream: &str, filter: &str) -> Result<(BTreeMap<String, Found>, Revision), StoreError> {
+pub(crate) async fn snapshot(
+    connection: &Connection,
+    stream: &str,
+    filter: &str,
+) -> Result<(BTreeMap<String, Found>, Revision), StoreError> {
     let failed = || StoreError::nats(format!("reading stream `{stream}`"));
     let mut attempt = 1;
     loop {

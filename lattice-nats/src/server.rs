@@ -18,7 +18,9 @@ use std::time::Duration;
 use lattice_core::error::{ErrorCode, Problem};
 use tokio::process::{Child, Command};
 
-pub use config::{DEFAULT_MAX_FILE_BYTES, DEFAULT_MAX_MEMORY_BYTES, Durability, LATTICE_ACCOUNT, MAX_PAYLOAD_BYTES, ServerConfig, UserPolicy};
+pub use config::{
+    DEFAULT_MAX_FILE_BYTES, DEFAULT_MAX_MEMORY_BYTES, Durability, LATTICE_ACCOUNT, MAX_PAYLOAD_BYTES, ServerConfig, UserPolicy,
+};
 pub use find::find_server;
 
 /// How long a server may take until it listens; recovering a large store takes a while.
@@ -75,11 +77,14 @@ pub enum ServerError {
 impl From<ServerError> for Problem {
     fn from(error: ServerError) -> Self {
         let problem = match &error {
-            ServerError::NotFound { .. } => Self::new(ErrorCode::NotFound, error.to_string())
-                .hint("`make setup` fetches one; or give its path in LATTICE_NATS_SERVER"),
+            ServerError::NotFound { .. } => {
+                Self::new(ErrorCode::NotFound, error.to_string()).hint("`make setup` fetches one; or give its path in LATTICE_NATS_SERVER")
+            }
             ServerError::PortTaken { .. } => Self::new(ErrorCode::Conflict, error.to_string())
                 .hint("another `up`, or another server: choose a port with --nats-port, or 0 for a free one"),
-            ServerError::Running { .. } => Self::new(ErrorCode::Conflict, error.to_string()).hint("`lattice-ctl down`, or another --data-dir"),
+            ServerError::Running { .. } => {
+                Self::new(ErrorCode::Conflict, error.to_string()).hint("`lattice-ctl down`, or another --data-dir")
+            }
             ServerError::TimedOut { .. } => Self::new(ErrorCode::TimedOut, error.to_string()),
             ServerError::Unusable { .. }
             | ServerError::Folder { .. }
@@ -309,7 +314,11 @@ fn file_len(path: &Path) -> u64 {
 
 fn make_private_folder(path: &Path) -> Result<(), ServerError> {
     use std::os::unix::fs::DirBuilderExt as _;
-    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(|source| ServerError::Folder { path: path.to_owned(), source })
+    std::fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(path)
+        .map_err(|source| ServerError::Folder { path: path.to_owned(), source })
 }
 
 /// Writes `path` whole or not at all, readable by its owner only.
@@ -329,7 +338,8 @@ mod tests {
 
     #[test]
     fn a_taken_port_is_found_in_the_log() {
-        let check = |line: &str, expected: Option<&str>| assert_eq!(address_in_use(line), expected.map(|text| text.parse().unwrap()), "{line}");
+        let check =
+            |line: &str, expected: Option<&str>| assert_eq!(address_in_use(line), expected.map(|text| text.parse().unwrap()), "{line}");
         check(
             r#"[1] [FTL] Error listening on port: 127.0.0.1:4222, "listen tcp 127.0.0.1:4222: bind: address already in use""#,
             Some("127.0.0.1:4222"),

@@ -118,7 +118,13 @@ impl Lattice {
     ///
     /// # Errors
     /// [`StoreError::Missing`] without the stream, [`StoreError::OtherConsumer`] if the name is taken for other subjects.
-    pub async fn create_consumer(&self, name: &str, filter: &SubjectPattern, ack_wait: Duration, max_ack_pending: u32) -> Result<(), StoreError> {
+    pub async fn create_consumer(
+        &self,
+        name: &str,
+        filter: &SubjectPattern,
+        ack_wait: Duration,
+        max_ack_pending: u32,
+    ) -> Result<(), StoreError> {
         let info = self.edge_info().await?.ok_or_else(|| StoreError::Missing { what: "stream", name: EDGE_STREAM.to_owned() })?;
         if let Some(found) = self.consumer_info(name).await? {
             return same_filter(&found, filter);
@@ -205,7 +211,9 @@ pub async fn find_consumer(connection: &Connection, stream: &str, name: &str) ->
     let found: Result<consumer::Info, ApiError> = api::call(connection, &format!("CONSUMER.INFO.{stream}.{name}"), &api::Nothing {}).await;
     match found {
         Ok(_) => Ok(()),
-        Err(ApiError::Refused { code: api::CONSUMER_NOT_FOUND, .. }) => Err(StoreError::Missing { what: "consumer", name: name.to_owned() }),
+        Err(ApiError::Refused { code: api::CONSUMER_NOT_FOUND, .. }) => {
+            Err(StoreError::Missing { what: "consumer", name: name.to_owned() })
+        }
         Err(ApiError::Refused { code: api::STREAM_NOT_FOUND, .. }) => Err(StoreError::Missing { what: "stream", name: stream.to_owned() }),
         Err(error) => Err(StoreError::nats(format!("reading consumer `{name}`"))(error)),
     }
@@ -231,7 +239,12 @@ fn same_filter(found: &consumer::Info, wanted: &SubjectPattern) -> Result<(), St
     if filter == wanted.as_str() {
         return Ok(());
     }
-    Err(StoreError::OtherConsumer { stream: EDGE_STREAM.to_owned(), consumer: found.name.clone(), found: filter, wanted: wanted.to_string() })
+    Err(StoreError::OtherConsumer {
+        stream: EDGE_STREAM.to_owned(),
+        consumer: found.name.clone(),
+        found: filter,
+        wanted: wanted.to_string(),
+    })
 }
 
 fn owner(info: &Info) -> Option<&str> {

@@ -82,7 +82,9 @@ async fn one_of_eight_racers_wins() {
     for (number, racer) in racers.into_iter().enumerate() {
         match racer.await.unwrap() {
             Ok(new) => won.push((number, new)),
-            Err(CommitError::Conflict { expected, found }) => assert!(expected == revision && found.is_none_or(|found| found == Revision(3))),
+            Err(CommitError::Conflict { expected, found }) => {
+                assert!(expected == revision && found.is_none_or(|found| found == Revision(3)))
+            }
             Err(error) => panic!("neither won nor lost: {error}"),
         }
     }

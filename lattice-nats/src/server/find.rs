@@ -19,7 +19,8 @@ const OLDEST: (u32, u32) = (2, 14);
 /// [`ServerError::Unusable`] if the one that was named is too old or no nats-server, [`ServerError::NotFound`] if there is
 /// none.
 pub fn find_server(explicit: Option<&Path>) -> Result<PathBuf, ServerError> {
-    let named = explicit.map(Path::to_owned).or_else(|| std::env::var_os(PROGRAM_VARIABLE).filter(|value| !value.is_empty()).map(PathBuf::from));
+    let named =
+        explicit.map(Path::to_owned).or_else(|| std::env::var_os(PROGRAM_VARIABLE).filter(|value| !value.is_empty()).map(PathBuf::from));
     if let Some(path) = named {
         return usable(path);
     }
@@ -38,12 +39,7 @@ pub fn find_server(explicit: Option<&Path>) -> Result<PathBuf, ServerError> {
 fn candidates() -> Vec<PathBuf> {
     let beside = std::env::current_exe().ok().and_then(|exe| exe.parent().map(Path::to_owned));
     let path = std::env::var_os("PATH").unwrap_or_default();
-    beside
-        .into_iter()
-        .chain(std::env::split_paths(&path))
-        .chain([PathBuf::from(".tools")])
-        .map(|folder| folder.join(PROGRAM))
-        .collect()
+    beside.into_iter().chain(std::env::split_paths(&path)).chain([PathBuf::from(".tools")]).map(|folder| folder.join(PROGRAM)).collect()
 }
 
 fn usable(path: PathBuf) -> Result<PathBuf, ServerError> {

@@ -131,7 +131,9 @@ pub async fn increments_add_up(store: &dyn KeyValue) {
 
     bucket.set("count", u64::MAX.to_string().into()).await.unwrap();
     assert_eq!(bucket.increment("count", 0).await.unwrap(), u64::MAX);
-    for (value, delta) in [(u64::MAX.to_string(), 1), ("nonsense".to_owned(), 1), ("-1".to_owned(), 1), (String::new(), 1), ("1 ".to_owned(), 1)] {
+    for (value, delta) in
+        [(u64::MAX.to_string(), 1), ("nonsense".to_owned(), 1), ("-1".to_owned(), 1), (String::new(), 1), ("1 ".to_owned(), 1)]
+    {
         bucket.set("count", value.clone().into()).await.unwrap();
         let refused = bucket.increment("count", delta).await;
         assert!(matches!(refused, Err(CallError::Failed(_))), "{value:?}: {refused:?}");

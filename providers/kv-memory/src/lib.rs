@@ -55,7 +55,10 @@ impl KeyValue for KvMemory {
         let mut data = lock(&self.data);
         if !data.buckets.contains_key(bucket) {
             if data.buckets.len() >= MAX_BUCKETS {
-                return Err(ProviderError::setting("bucket", format!("`{bucket}` would be one more than the {MAX_BUCKETS} buckets of this provider")));
+                return Err(ProviderError::setting(
+                    "bucket",
+                    format!("`{bucket}` would be one more than the {MAX_BUCKETS} buckets of this provider"),
+                ));
             }
             data.buckets.insert(bucket.to_owned(), BTreeMap::new());
         }

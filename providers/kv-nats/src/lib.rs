@@ -44,7 +44,13 @@ impl KeyValue for KvNats {
         let name = subject::user_bucket(bucket).map_err(|error| ProviderError::setting("bucket", error.to_string()))?;
         let opened = NatsBucket::open(&self.connection, &name).await.map_err(|error| match error {
             StoreError::Missing { what, name } => ProviderError::Missing { what, name },
-            error => ProviderError::backend(format!("opening bucket `{name}`"), error),
+            error @ (StoreError::Weaker { .. }
+            | StoreError::Owned { .. }
+            | StoreError::OtherConsumer { .. }
+            | StoreError::TooLarge { .. }
+            | StoreError::Corrupt { .. }
+            | StoreError::Key { .. }
+            | StoreError::Nats { .. }) => ProviderError::backend(format!("opening bucket `{name}`"), error),
         })?;
         Ok(Arc::new(OpenBucket { bucket: opened, connection: self.connection.clone() }))
     }
@@ -92,7 +98,9 @@ impl Bucket for OpenBucket {
                     pause = pause.saturating_mul(2).min(MAX_INCREMENT_PAUSE);
                 }
                 Err(CommitError::Store(error)) => return Err(call_error(error)),
-                Err(error @ (CommitError::TooMany { .. } | CommitError::Unknown { .. })) => return Err(CallError::Failed(error.to_string())),
+                Err(error @ (CommitError::TooMany { .. } | CommitError::Unknown { .. })) => {
+                    return Err(CallError::Failed(error.to_string()));
+                }
             }
         }
         Err(CallError::Unavailable(format!("too many others count `{key}` at the same time")))
@@ -119,14 +127,20 @@ fn call_error(error: StoreError) -> CallError {
     match error {
         StoreError::Key { .. } => CallError::Invalid(error.to_string()),
         StoreError::TooLarge { size, limit, .. } => CallError::TooLarge { what: "value", size, limit },
-        StoreError::Missing { .. } | StoreError::Weaker { .. } | StoreError::Owned { .. } | StoreError::OtherConsumer { .. } | StoreError::Corrupt { .. } => {
-            CallError::Failed(error.to_string())
-        }
+        StoreError::Missing { .. }
+        | StoreError::Weaker { .. }
+        | StoreError::Owned { .. }
+        | StoreError::OtherConsumer { .. }
+        | StoreError::Corrupt { .. } => CallError::Failed(error.to_string()),
         StoreError::Nats { doing, source } => match source {
             ApiError::TimedOut(after) => CallError::TimedOut(u64::try_from(after.as_millis()).unwrap_or(u64::MAX)),
             ApiError::Disconnected => CallError::Unavailable(format!("{doing}: NATS is not connected")),
-            ApiError::TooLarge { .. } | ApiError::Refused { code: MESSAGE_TOO_LARGE, .. } => CallError::Failed(format!("{doing}: the value is larger than the bucket takes")),
-            ApiError::NoResponders | ApiError::Refused { .. } | ApiError::Other(_) => CallError::Failed(format!("{doing}: {source}")),
+            ApiError::TooLarge { .. } | ApiError::Refused { code: MESSAGE_TOO_LARGE, .. } => {
+                CallError::Failed(format!("{doing}: the value is larger than the bucket takes"))
+            }
+            ApiError::NoResponders | ApiError::Denied { .. } | ApiError::Refused { .. } | ApiError::Other(_) => {
+                CallError::Failed(format!("{doing}: {source}"))
+            }
         },
     }
 }

@@ -42,7 +42,9 @@ fn headers_size(headers: &[(String, String)]) -> usize {
     const SEPARATORS: usize = ": \r\n".len();
     match headers {
         [] => 0,
-        headers => headers.iter().fold(FRAME, |sum, (name, value)| sum.saturating_add(name.len()).saturating_add(value.len()).saturating_add(SEPARATORS)),
+        headers => headers
+            .iter()
+            .fold(FRAME, |sum, (name, value)| sum.saturating_add(name.len()).saturating_add(value.len()).saturating_add(SEPARATORS)),
     }
 }
 
@@ -53,9 +55,12 @@ fn header_map(headers: &[(String, String)]) -> Result<HeaderMap, CallError> {
         let valid_name = !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_graphic() && byte != b':');
         let parsed: HeaderName = match name.parse() {
             Ok(parsed) if valid_name => parsed,
-            Ok(_) | Err(_) => return Err(CallError::Invalid(format!("header name `{}` holds more than visible ASCII without `:`", shown()))),
+            Ok(_) | Err(_) => {
+                return Err(CallError::Invalid(format!("header name `{}` holds more than visible ASCII without `:`", shown())));
+            }
         };
-        let value: HeaderValue = value.parse().map_err(|_| CallError::Invalid(format!("the value of header `{}` holds a line break", shown())))?;
+        let value: HeaderValue =
+            value.parse().map_err(|_| CallError::Invalid(format!("the value of header `{}` holds a line break", shown())))?;
         map.append(parsed, value);
     }
     Ok(map)
@@ -70,12 +75,19 @@ pub(crate) fn incoming(message: async_nats::Message) -> Message {
         .flat_map(|(name, values)| values.iter().map(move |value| (name.to_string(), value.to_string())))
         .collect();
     headers.sort_by(|(a, _), (b, _)| a.cmp(b));
-    Message { subject: message.subject.into_string(), body: message.payload, reply_to: message.reply.map(async_nats::Subject::into_string), headers }
+    Message {
+        subject: message.subject.into_string(),
+        body: message.payload,
+        reply_to: message.reply.map(async_nats::Subject::into_string),
+        headers,
+    }
 }
 
 /// Checks the name of a stream or consumer, which becomes a token of a subject.
 pub(crate) fn check_name(what: &'static str, name: &str) -> Result<(), ProviderError> {
-    let valid = !name.is_empty() && name.len() <= MAX_NAME_BYTES && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_');
+    let valid = !name.is_empty()
+        && name.len() <= MAX_NAME_BYTES
+        && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_');
     if valid { Ok(()) } else { Err(ProviderError::setting(what, format!("`{}` is no name of a {what}", name.escape_debug()))) }
 }
 

@@ -79,7 +79,8 @@ impl Messaging for MessagingNats {
 
     async fn subscribe(&self, subscription: Subscription) -> Result<Box<dyn Inbox>, ProviderError> {
         let client = self.connection.client();
-        let failed = |subject: &str, error: async_nats::SubscribeError| ProviderError::backend(format!("subscribing to `{subject}`"), error);
+        let failed =
+            |subject: &str, error: async_nats::SubscribeError| ProviderError::backend(format!("subscribing to `{subject}`"), error);
         let subscriber = match subscription {
             Subscription::Core { subject, queue } => {
                 client.queue_subscribe(subject.clone(), queue).await.map_err(|error| failed(&subject, error))?
@@ -90,7 +91,13 @@ impl Messaging for MessagingNats {
                 convert::check_name("consumer", &consumer)?;
                 streams::find_consumer(&self.connection, &stream, &consumer).await.map_err(|error| match error {
                     StoreError::Missing { what, name } => ProviderError::Missing { what, name },
-                    error => ProviderError::backend(format!("opening consumer `{consumer}`"), error),
+                    error @ (StoreError::Weaker { .. }
+                    | StoreError::Owned { .. }
+                    | StoreError::OtherConsumer { .. }
+                    | StoreError::TooLarge { .. }
+                    | StoreError::Corrupt { .. }
+                    | StoreError::Key { .. }
+                    | StoreError::Nats { .. }) => ProviderError::backend(format!("opening consumer `{consumer}`"), error),
                 })?;
                 return Ok(Box::new(DurableInbox::new(self.connection.clone(), &stream, &consumer)));
             }

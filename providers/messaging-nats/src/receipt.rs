@@ -74,7 +74,9 @@ impl DurableReceipt {
             Err(error) => Err(match error.kind() {
                 RequestErrorKind::TimedOut => CallError::TimedOut(u64::try_from(CONFIRM_TIMEOUT.as_millis()).unwrap_or(u64::MAX)),
                 RequestErrorKind::NoResponders => CallError::Failed("the consumer of this message is gone".to_owned()),
-                RequestErrorKind::InvalidSubject | RequestErrorKind::MaxPayloadExceeded | RequestErrorKind::Other => CallError::Failed(error.to_string()),
+                RequestErrorKind::InvalidSubject | RequestErrorKind::MaxPayloadExceeded | RequestErrorKind::Other => {
+                    CallError::Failed(error.to_string())
+                }
             }),
         }
     }
