@@ -1,0 +1,273 @@
+//! The one path by which anything is changed.
+//!
+//! Read desired state, edit it in memory, plan, show what the plan changes; then commit desired state on condition that
+//! nobody changed it meanwhile, commit the plan on condition of its parent, and wait until every host that is there has
+//! applied its part. Whatever is wrong with a change shows in the plan, so before anything is written.
+//!
+//! **Conflicts.** The edit is a pure function: it is applied again to the newer state, a few times. A plan that lost its
+//! race is made again from what is there then.
+
+mod provisions;
+mod report;
+mod wait;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use clap::Args;
+use lattice_core::desired::{Change, Desired, Stamp};
+use lattice_core::error::{ErrorCode, Problem};
+use lattice_core::id::{ActorId, Generation, HostId, Incarnation, ProviderId, Revision};
+use lattice_core::inventory::Inventory;
+use lattice_core::plan::{self, Plan, PlanState, PlannedChange};
+use lattice_nats::CommitError;
+
+use crate::args;
+use crate::connection::Session;
+use crate::error::{CommandError, Outcome};
+use crate::output::Output;
+use crate::view::View;
+use provisions::Provisions;
+pub(crate) use provisions::consumers;
+pub(crate) use report::Applied;
+use wait::{Awaited, Watch};
+
+/// How often a change is applied again because somebody else was faster.
+const ATTEMPTS: u32 = 5;
+/// How often a plan is made again because somebody else was faster; each time the other one has made progress.
+const PLAN_ATTEMPTS: u32 = 10;
+/// How long hosts are waited for unless `--timeout` says otherwise; loading code over a slow link takes a while.
+const DEFAULT_WAIT: Duration = Duration::from_secs(60);
+
+/// How a change is made.
+#[derive(Debug, Clone, Default, Args)]
+#[command(next_help_heading = "Change")]
+pub(crate) struct ChangeArgs {
+    /// Show what would change on which host, and stop there
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+
+    /// Return when the change is committed, without waiting for the hosts
+    #[arg(long, alias = "skip-wait")]
+    pub(crate) no_wait: bool,
+}
+
+/// How long a change waits.
+#[derive(Debug, Clone, Default, Args)]
+#[command(next_help_heading = "Change")]
+pub(crate) struct WaitArg {
+    /// How long to wait for the hosts: 250ms, 5s, 2m [default: 60s]
+    #[arg(long = "timeout", alias = "wait-timeout", value_name = "TIME", value_parser = args::duration)]
+    pub(crate) wait: Option<Duration>,
+}
+
+/// What an edit touched.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Edited {
+    /// Actors whose state is looked at afterwards.
+    pub(crate) actors: BTreeSet<ActorId>,
+    /// Providers whose state is looked at afterwards.
+    pub(crate) providers: BTreeSet<ProviderId>,
+    /// Keys of links whose buckets and consumers are made if they are missing, even if the link is not new.
+    pub(crate) links: BTreeSet<String>,
+    /// What the user should know.
+    pub(crate) notes: Vec<String>,
+}
+
+/// What a change is called.
+#[derive(Debug, Clone)]
+pub(crate) struct Intent {
+    /// What kind of thing: `actor`.
+    pub(crate) kind: &'static str,
+    /// Which one.
+    pub(crate) name: String,
+    /// What will have happened to it: `started`.
+    pub(crate) done: &'static str,
+}
+
+/// A change that is about to be made.
+pub(crate) struct Writer<'a> {
+    /// The lattice.
+    pub(crate) session: &'a Session,
+    /// Where messages go.
+    pub(crate) output: &'a Output,
+    /// How it is made.
+    pub(crate) how: &'a ChangeArgs,
+    /// How long to wait for hosts.
+    pub(crate) wait: Option<Duration>,
+}
+
+/// A pure edit of desired state.
+pub(crate) type Edit<'a> = dyn Fn(&View, &mut Desired) -> Result<Edited, Problem> + 'a;
+
+/// An edit that was tried in memory and found good.
+struct Draft {
+    view: View,
+    next: Desired,
+    edited: Edited,
+    keys: Vec<Change>,
+    changes: Vec<PlannedChange>,
+}
+
+impl Writer<'_> {
+    /// Makes the change and prints what came of it.
+    ///
+    /// # Errors
+    /// What the edit or the plan refuses; a conflict with somebody else; hosts that do not apply it in time; an actor or
+    /// provider that fails.
+    pub(crate) async fn run(&self, intent: Intent, edit: &Edit<'_>) -> Outcome {
+        let applied = self.apply(intent, edit).await?;
+        self.output.print(&applied)
+    }
+
+    /// Makes the change.
+    ///
+    /// # Errors
+    /// As [`Writer::run`].
+    pub(crate) async fn apply(&self, intent: Intent, edit: &Edit<'_>) -> Outcome<Applied> {
+        let draft = Draft::make(self.session, edit).await?;
+        if self.how.dry_run {
+            self.announce(&draft);
+            return Ok(Applied::planned(intent, &draft));
+        }
+        // Subscribed before anything is written, so that no answer is missed.
+        let watch = if self.how.no_wait { None } else { Some(Watch::start(self.session).await?) };
+        let (draft, revision, provisions) = self.commit(draft, edit).await?;
+        self.announce(&draft);
+        let plan = self.commit_plan(&draft, revision).await?;
+        let ended = self.settle(watch, &draft, &plan).await;
+        provisions.remove_unneeded(self.session, self.output).await;
+        let waited = ended?;
+        Ok(Applied::committed(intent, &draft, revision, &plan, waited))
+    }
+
+    fn announce(&self, draft: &Draft) {
+        if !draft.changes.is_empty() {
+            self.output.note(&report::diff(&draft.changes, &draft.view.inventory));
+        }
+        for note in &draft.edited.notes {
+            self.output.note(&format!("note: {note}"));
+        }
+    }
+
+    /// Commits desired state; what links need outside of it is there before.
+    async fn commit(&self, mut draft: Draft, edit: &Edit<'_>) -> Outcome<(Draft, Revision, Provisions)> {
+        let mut attempt = 1;
+        loop {
+            let provisions = Provisions::make(self.session, &draft.view.desired, &draft.next, &draft.edited.links).await?;
+            match self.session.lattice.commit_desired(&draft.keys, draft.view.revision).await {
+                Ok(revision) => return Ok((draft, revision, provisions)),
+                // Whether it was stored is not known: what it needs stays.
+                Err(error @ CommitError::Unknown { .. }) => return Err(error.into()),
+                Err(error) => {
+                    provisions.undo(self.session, self.output).await;
+                    let again = matches!(error, CommitError::Conflict { .. }) && attempt < ATTEMPTS;
+                    if !again {
+                        return Err(error.into());
+                    }
+                    attempt += 1;
+                    draft = Draft::make(self.session, edit).await?;
+                }
+            }
+        }
+    }
+
+    /// Commits the plan that follows from the committed desired state, or finds that somebody else already has.
+    async fn commit_plan(&self, draft: &Draft, revision: Revision) -> Outcome<PlanState> {
+        let lattice = &self.session.lattice;
+        let (mut desired, mut revision, mut inventory) = (draft.next.clone(), revision, draft.view.inventory.clone());
+        let mut parent = draft.view.plan.clone();
+        let mut lost = 0;
+        loop {
+            let plan: Plan = plan::plan(&desired, revision, &inventory, &parent)?;
+            if plan.is_empty() {
+                return Ok(parent);
+            }
+            match lattice.commit_plan(&plan, parent.head_revision).await {
+                Ok(head_revision) => {
+                    parent = parent.after(&plan, head_revision);
+                    if !plan.more {
+                        return Ok(parent);
+                    }
+                }
+                Err(CommitError::Conflict { .. }) if lost < PLAN_ATTEMPTS => {
+                    lost += 1;
+                    let view = View::read(self.session).await?;
+                    (desired, revision, inventory, parent) = (view.desired, view.revision, view.inventory, view.plan);
+                }
+                Err(error) => return Err(half_done(error)),
+            }
+        }
+    }
+
+    /// Waits for the hosts whose part changed, then looks at what the change was about.
+    async fn settle(&self, watch: Option<Watch>, draft: &Draft, plan: &PlanState) -> Outcome<wait::Waited> {
+        let awaited = awaited(&draft.view.inventory, draft.view.plan.generation(), plan);
+        let Some(mut watch) = watch else {
+            return Ok(wait::Waited { absent: absent(draft, plan), ..wait::Waited::default() });
+        };
+        let limit = self.wait.unwrap_or(DEFAULT_WAIT);
+        let left = watch.until_applied(awaited, limit, &draft.view.inventory, self.output).await?;
+        let mut waited = wait::Waited { absent: absent(draft, plan), left, ..wait::Waited::default() };
+        waited.inspect(self.session, draft, plan).await?;
+        Ok(waited)
+    }
+}
+
+impl Draft {
+    async fn make(session: &Session, edit: &Edit<'_>) -> Outcome<Self> {
+        let view = View::read(session).await?;
+        let mut next = view.desired.clone();
+        let edited = edit(&view, &mut next)?;
+        let plan = plan::plan(&next, view.revision, &view.inventory, &view.plan)?;
+        let changes = plan::changes(&view.plan, &plan);
+        let keys = view.desired.diff(&next, &stamp());
+        Ok(Self { view, next, edited, keys, changes })
+    }
+}
+
+/// What each live host has to show before the change counts as applied: those whose assignment is newer than `before`.
+fn awaited(inventory: &Inventory, before: Generation, plan: &PlanState) -> BTreeMap<HostId, Awaited> {
+    let changed = plan.assignments.values().filter(|assignment| assignment.generation > before);
+    let live = changed.filter_map(|assignment| Some((assignment, inventory.hosts.get(&assignment.host)?)));
+    live.map(|(assignment, report)| {
+        let stops = |incarnation: &&Incarnation| **incarnation == report.incarnation;
+        let what = match assignment.stop.as_ref().filter(stops) {
+            Some(incarnation) => Awaited::Gone(incarnation.clone()),
+            None => Awaited::Generation(assignment.generation),
+        };
+        (assignment.host.clone(), what)
+    })
+    .collect()
+}
+
+/// Names of the hosts whose part changed and that do not answer.
+fn absent(draft: &Draft, plan: &PlanState) -> Vec<String> {
+    let (inventory, before) = (&draft.view.inventory, draft.view.plan.generation());
+    let changed = plan.assignments.values().filter(|assignment| assignment.generation > before);
+    changed
+        .filter(|assignment| !inventory.hosts.contains_key(&assignment.host))
+        .map(|assignment| inventory.name_of(&assignment.host))
+        .collect()
+}
+
+fn half_done(error: CommitError) -> CommandError {
+    let problem = Problem::from(error);
+    let message = format!("desired state is committed, the plan is not yet: {}", problem.message);
+    Problem { message, ..problem }.hint("give the command again: it goes on where it stopped").into()
+}
+
+/// Who changes something, and when.
+fn stamp() -> Stamp {
+    let user = ["USER", "LOGNAME"].into_iter().find_map(crate::connection::environment).unwrap_or_else(|| "unknown".to_owned());
+    let machine = rustix::system::uname().nodename().to_string_lossy().into_owned();
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    Stamp { by: format!("{user}@{machine}"), at_ms: u64::try_from(now.as_millis()).unwrap_or(u64::MAX) }
+}
+
+/// A wait that took too long, naming who is missing.
+fn late(limit: Duration, missing: &[String]) -> Problem {
+    let message = format!("the change is committed, but {} did not apply it within {} s", missing.join(", "), limit.as_secs_f32());
+    Problem::new(ErrorCode::TimedOut, message)
+        .hint("`lattice-ctl get hosts` shows how far each host is; --timeout waits longer, --no-wait does not wait")
+}

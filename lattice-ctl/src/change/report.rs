@@ -1,0 +1,124 @@
+//! What a change did or would do, for people and programs.
+
+use std::collections::BTreeMap;
+
+use lattice_core::id::{Generation, Revision};
+use lattice_core::inventory::Inventory;
+use lattice_core::plan::{PlanState, PlannedChange};
+use serde::Serialize;
+
+use super::wait::Waited;
+use super::{Draft, Intent};
+use crate::output::{Document, columns};
+
+/// A change that was made, or only planned.
+#[derive(Debug, Serialize)]
+pub(crate) struct Applied {
+    kind: &'static str,
+    name: String,
+    done: &'static str,
+    /// Whether it was only tried.
+    dry_run: bool,
+    /// Whether anything is different now.
+    changed: bool,
+    desired_revision: Revision,
+    generation: Generation,
+    changes: Vec<Line>,
+    /// Hosts that do not answer and get their part when they are back.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    absent: Vec<String>,
+    /// Hosts that left meanwhile.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    left: Vec<String>,
+    /// Actors that wait for something.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    waiting: BTreeMap<String, String>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    notes: Vec<String>,
+}
+
+/// What changes on one host.
+#[derive(Debug, Serialize)]
+struct Line {
+    host: String,
+    what: &'static str,
+    id: String,
+    action: &'static str,
+    detail: String,
+}
+
+impl Applied {
+    /// A change that was not made.
+    pub(super) fn planned(intent: Intent, draft: &Draft) -> Self {
+        Self::new(intent, draft, draft.view.revision, draft.view.plan.generation(), Waited::default(), true)
+    }
+
+    /// A change that was made.
+    pub(super) fn committed(intent: Intent, draft: &Draft, revision: Revision, plan: &PlanState, waited: Waited) -> Self {
+        Self::new(intent, draft, revision, plan.generation(), waited, false)
+    }
+
+    fn new(intent: Intent, draft: &Draft, desired_revision: Revision, generation: Generation, waited: Waited, dry_run: bool) -> Self {
+        Self {
+            kind: intent.kind,
+            name: intent.name,
+            done: intent.done,
+            dry_run,
+            changed: !draft.keys.is_empty() || !draft.changes.is_empty(),
+            desired_revision,
+            generation,
+            changes: draft.changes.iter().map(|change| line(change, &draft.view.inventory)).collect(),
+            absent: waited.absent,
+            left: waited.left,
+            waiting: waited.waiting,
+            notes: draft.edited.notes.clone(),
+        }
+    }
+}
+
+impl Document for Applied {
+    fn text(&self, _wide: bool) -> String {
+        let what = format!("{} {}", self.kind, self.name);
+        if self.dry_run {
+            return format!("{what}: nothing was changed (dry run)");
+        }
+        let mut lines = if self.changed {
+            vec![format!("{what} {} (generation {})", self.done, self.generation)]
+        } else {
+            vec![format!("{what} unchanged")]
+        };
+        lines.extend(self.waiting.iter().map(|(actor, why)| format!("{actor} waiting: {why}")));
+        if !self.absent.is_empty() {
+            lines.push(format!("{} does not answer and gets its part when it is back", self.absent.join(", ")));
+        }
+        if !self.left.is_empty() {
+            lines.push(format!("{} left meanwhile", self.left.join(", ")));
+        }
+        lines.join("\n")
+    }
+
+    fn names(&self) -> Vec<String> {
+        vec![format!("{}/{}", self.kind, self.name)]
+    }
+}
+
+/// The plan's changes as lines that begin with `+`, `-` or `~`.
+pub(super) fn diff(changes: &[PlannedChange], inventory: &Inventory) -> String {
+    let row = |change: &PlannedChange| {
+        let sign = match change.action {
+            "start" => "+",
+            "stop" => "-",
+            _ => "~",
+        };
+        let line = line(change, inventory);
+        vec![sign.to_owned(), line.host, line.what.to_owned(), line.id, line.detail]
+    };
+    let text = columns(&["", "HOST", "WHAT", "ID", "DETAIL"], changes.iter().map(row));
+    // The signs say enough.
+    text.split_once('\n').map_or_else(String::new, |(_, rows)| rows.to_owned())
+}
+
+fn line(change: &PlannedChange, inventory: &Inventory) -> Line {
+    let id = if change.what == "host" { inventory.name_of(&change.host) } else { change.id.clone() };
+    Line { host: inventory.name_of(&change.host), what: change.what, id, action: change.action, detail: change.detail.clone() }
+}

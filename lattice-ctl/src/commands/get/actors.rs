@@ -1,0 +1,135 @@
+//! `get actors`.
+
+use std::collections::BTreeSet;
+
+use clap::Args;
+use lattice_core::id::{ActorId, Digest, HostId};
+use lattice_core::wire::report::{ComponentReport, ComponentState, HostReport};
+use serde::Serialize;
+
+use crate::connection::{ConnectionArgs, Session};
+use crate::error::Outcome;
+use crate::output::{Document, Output, columns};
+use crate::problems;
+use crate::view::View;
+
+/// List the actors: how each stands, and how many instances are ready on which host
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  lattice-ctl get actors
+  lattice-ctl get actors edge-processor -o json")]
+pub(crate) struct Actors {
+    /// Only these actors
+    #[arg(value_name = "ID")]
+    ids: Vec<ActorId>,
+
+    #[command(flatten)]
+    connection: ConnectionArgs,
+}
+
+#[derive(Debug, Serialize)]
+struct Actor {
+    id: ActorId,
+    /// `running`, `starting`, `waiting: …`, `failed: …`.
+    state: String,
+    instances: Vec<Instances>,
+    /// Instances that may be ready at once in the whole lattice; none if it is being stopped.
+    max: Option<u32>,
+    image: Option<String>,
+    digest: Option<Digest>,
+}
+
+/// Instances that are ready on one host.
+#[derive(Debug, Serialize)]
+struct Instances {
+    host_id: HostId,
+    host_name: String,
+    count: u32,
+}
+
+#[derive(Debug, Serialize)]
+#[serde(transparent)]
+struct List(Vec<Actor>);
+
+impl Actors {
+    pub(super) async fn run(self, output: &Output) -> Outcome {
+        let view = View::read(&Session::open(&self.connection).await?).await?;
+        let mut actors = all(&view);
+        if let Some(unknown) = self.ids.iter().find(|id| !actors.iter().any(|actor| actor.id == **id)) {
+            return Err(problems::no_actor(unknown.as_str(), &view.desired).into());
+        }
+        actors.retain(|actor| self.ids.is_empty() || self.ids.contains(&actor.id));
+        if actors.is_empty() {
+            output.note("no actors; `lattice-ctl start actor file://… <id>` starts one");
+        }
+        output.print(&List(actors))
+    }
+}
+
+/// Actors that should be, and those that still are.
+fn all(view: &View) -> Vec<Actor> {
+    let reported = view.inventory.hosts.values().flat_map(|report| report.components.keys());
+    let ids: BTreeSet<&ActorId> = view.desired.components.keys().chain(reported).collect();
+    ids.into_iter().map(|id| actor(id, view)).collect()
+}
+
+fn actor(id: &ActorId, view: &View) -> Actor {
+    let spec = view.desired.components.get(id);
+    let reports: Vec<(&HostReport, &ComponentReport)> =
+        view.inventory.hosts.values().filter_map(|host| Some((host, host.components.get(id)?))).collect();
+    let instances = reports.iter().filter(|(_, report)| report.instances > 0);
+    Actor {
+        id: id.clone(),
+        state: state(id, view, &reports),
+        instances: instances
+            .map(|(host, report)| Instances { host_id: host.id.clone(), host_name: host.name.to_string(), count: report.instances })
+            .collect(),
+        max: spec.map(|spec| spec.max),
+        image: spec.map(|spec| spec.image.clone()),
+        digest: spec.map(|spec| spec.digest.clone()).or_else(|| reports.first().map(|(_, report)| report.digest.clone())),
+    }
+}
+
+/// `running` if it runs anywhere, else how it stands on the host that knows most.
+fn state(id: &ActorId, view: &View, reports: &[(&HostReport, &ComponentReport)]) -> String {
+    let rank = |state: &ComponentState| match state {
+        ComponentState::Running => 0,
+        ComponentState::Failed(_) => 1,
+        ComponentState::Waiting(_) => 2,
+        ComponentState::Starting => 3,
+    };
+    let best = reports.iter().map(|(_, report)| &report.state).min_by_key(|state| rank(state));
+    match best {
+        Some(state) => state.to_string(),
+        None => {
+            let hosts: Vec<String> = view.plan.shares_of(id).keys().map(|host| view.inventory.name_of(host)).collect();
+            if hosts.is_empty() { "waiting: not planned yet".to_owned() } else { format!("waiting: {} does not answer", hosts.join(", ")) }
+        }
+    }
+}
+
+impl Document for List {
+    fn text(&self, wide: bool) -> String {
+        if self.0.is_empty() {
+            return String::new();
+        }
+        let header = ["ID", "INSTANCES", "MAX", "HOSTS", "STATE", "IMAGE", "DIGEST"];
+        let shown = if wide { header.len() } else { header.len() - 2 };
+        let rows = self.0.iter().map(|actor| {
+            let ready: u64 = actor.instances.iter().map(|on| u64::from(on.count)).sum();
+            let hosts: Vec<String> = actor.instances.iter().map(|on| format!("{}:{}", on.host_name, on.count)).collect();
+            let max = actor.max.map_or_else(|| "-".to_owned(), |max| max.to_string());
+            let mut row = vec![actor.id.to_string(), ready.to_string(), max, hosts.join(","), actor.state.clone()];
+            if wide {
+                row.extend([actor.image.clone().unwrap_or_default(), actor.digest.as_ref().map(ToString::to_string).unwrap_or_default()]);
+            }
+            row
+        });
+        columns(header.get(..shown).unwrap_or(&header), rows)
+    }
+
+    fn names(&self) -> Vec<String> {
+        self.0.iter().map(|actor| format!("actor/{}", actor.id)).collect()
+    }
+}

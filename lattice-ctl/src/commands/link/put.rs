@@ -1,0 +1,187 @@
+//! `link put`.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use clap::Args;
+use lattice_core::desired::{Desired, orient};
+use lattice_core::error::Problem;
+use lattice_core::id::{ActorId, ConfigName, LinkName, ProviderId};
+use lattice_core::link::LinkSpec;
+use lattice_core::plan;
+
+use super::shape::{self, Shape};
+use crate::args;
+use crate::change::{ChangeArgs, Edited, Intent, Writer};
+use crate::connection::{ConnectionArgs, Session};
+use crate::error::Outcome;
+use crate::output::Output;
+use crate::problems;
+use crate::view::View;
+
+/// Link an actor to a provider, or replace the link of the same contract and name
+///
+/// Contracts: wasmcloud:keyvalue, wasmcloud:messaging, wasmcloud:httpserver (wasi:keyvalue, wasi:http work, too). A
+/// messaging link with --subscription edge.sensor.<region> also lets the actor publish on edge.result, edge.alert and
+/// edge.dead of the same region.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  lattice-ctl link put edge-processor kv wasmcloud:keyvalue default --bucket edge-data --timeout 5000 --retry-count 3 --retry-delay 1000
+  lattice-ctl link put edge-processor http wasmcloud:httpserver default --port 8080
+  lattice-ctl link put edge-processor messaging wasmcloud:messaging cloud-sync --subscription edge.sensor.ap-east-1 --delivery jetstream
+  lattice-ctl link put edge-processor kv wasi keyvalue --interface store --interface atomics --target-config bucket")]
+pub(crate) struct Put {
+    /// The actor (or the provider, where it calls the actor)
+    #[arg(value_name = "SOURCE")]
+    source: String,
+    /// The provider (or the actor)
+    #[arg(value_name = "TARGET")]
+    target: String,
+    /// Contract (wasmcloud:keyvalue), or WIT namespace (wasi)
+    #[arg(value_name = "CONTRACT|NAMESPACE")]
+    first: String,
+    /// Name of the link, or WIT package (keyvalue) after a namespace
+    #[arg(value_name = "NAME|PACKAGE")]
+    second: Option<String>,
+
+    /// WIT interfaces that the link is for
+    #[arg(long, alias = "interfaces", value_name = "INTERFACE", value_delimiter = ',')]
+    interface: Vec<String>,
+    /// Name of the link [default: default]
+    #[arg(long, short = 'l', value_name = "NAME")]
+    link_name: Option<LinkName>,
+    /// Named config whose values stand under those of the flags
+    #[arg(long, value_name = "NAME", value_delimiter = ',')]
+    source_config: Vec<ConfigName>,
+    /// Named config whose values stand under those of the flags
+    #[arg(long, value_name = "NAME", value_delimiter = ',')]
+    target_config: Vec<ConfigName>,
+
+    /// Operations that are allowed, instead of all: get,set,… · publish,request · GET,POST,…
+    #[arg(long, value_name = "OPERATION", value_delimiter = ',')]
+    permissions: Vec<String>,
+    /// Environment variables that the actor sees
+    #[arg(long = "env", value_name = "NAME=VALUE", value_parser = args::pair)]
+    env: Vec<(String, String)>,
+
+    #[command(flatten)]
+    values: Values,
+    #[command(flatten)]
+    change: ChangeArgs,
+    /// How long to wait for the hosts: 250ms, 5s, 2m [default: 60s]
+    #[arg(long, value_name = "TIME", value_parser = args::duration, help_heading = "Change")]
+    wait_timeout: Option<std::time::Duration>,
+    #[command(flatten)]
+    connection: ConnectionArgs,
+}
+
+/// Values of a link, as flags.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Values of the link")]
+struct Values {
+    /// Key-value: bucket that the actor gets
+    #[arg(long, value_name = "NAME")]
+    bucket: Option<String>,
+    /// Key-value: region that the data belongs to
+    #[arg(long, value_name = "NAME")]
+    region: Option<String>,
+    /// Messaging: subjects that reach the actor
+    #[arg(long, alias = "subscriptions", value_name = "SUBJECT", value_delimiter = ',')]
+    subscription: Vec<String>,
+    /// Messaging: core (at most once), broadcast (every host), jetstream (at least once) [default: core]
+    #[arg(long, value_name = "HOW")]
+    delivery: Option<String>,
+    /// Messaging: subjects that the actor may publish on, besides those that the subscription brings
+    #[arg(long, value_name = "SUBJECT", value_delimiter = ',')]
+    publish: Vec<String>,
+    /// Messaging: server to use instead of the host's own
+    #[arg(long, value_name = "URL")]
+    cluster_uri: Option<String>,
+    /// HTTP server: port on each host that runs the actor [default: 8080]
+    #[arg(long, value_name = "PORT")]
+    port: Option<String>,
+    /// HTTP server: address to listen on [default: 127.0.0.1]
+    #[arg(long, value_name = "ADDRESS")]
+    address: Option<String>,
+    /// Time for one call through the link in milliseconds [default: 5000]
+    #[arg(long, value_name = "MS")]
+    timeout: Option<String>,
+    /// How often a call is tried again [default: 3]
+    #[arg(long, value_name = "N")]
+    retry_count: Option<String>,
+    /// Pause before each retry in milliseconds [default: 1000]
+    #[arg(long, value_name = "MS")]
+    retry_delay: Option<String>,
+    /// Any value by its name
+    #[arg(long = "value", value_name = "NAME=VALUE", value_parser = args::pair)]
+    value: Vec<(String, String)>,
+    /// Allow a subscription that takes everything
+    #[arg(long)]
+    force: bool,
+}
+
+impl Put {
+    pub(super) async fn run(self, output: &Output) -> Outcome {
+        let shape = shape::read(&self.first, self.second.as_deref(), &self.interface, self.link_name.as_ref())?;
+        let values = self.values.collect()?;
+        let session = Session::open(&self.connection).await?;
+        let writer = Writer { session: &session, output, how: &self.change, wait: self.wait_timeout };
+        let name = format!("{} → {} {} {}", self.source, self.target, shape.contract, shape.name);
+        let intent = Intent { kind: "link", name, done: "put" };
+        writer.run(intent, &|_: &View, desired| self.edit(&shape, &values, desired)).await
+    }
+
+    fn edit(&self, shape: &Shape, values: &BTreeMap<String, String>, desired: &mut Desired) -> Result<Edited, Problem> {
+        let (actor, provider) = orient(&self.source, &self.target, shape.contract, desired);
+        let link = LinkSpec {
+            source: ActorId::new(actor).map_err(|error| problems::name(&error))?,
+            target: ProviderId::new(provider).map_err(|error| problems::name(&error))?,
+            contract: shape.contract,
+            name: shape.name.clone(),
+            values: values.clone(),
+            permissions: self.permissions.iter().map(|permission| permission.trim().to_owned()).collect(),
+            env_mapping: args::map("--env", &self.env)?,
+            config: self.source_config.iter().chain(&self.target_config).cloned().collect(),
+        };
+        // The plan looks only at links of actors that are there; this one must make sense in any case.
+        plan::resolve_link(&link, desired)?;
+        let notes = notes(&link, desired);
+        let actors = desired.components.keys().filter(|id| **id == link.source).cloned().collect();
+        let key = desired.put_link(link);
+        Ok(Edited { actors, providers: BTreeSet::new(), links: BTreeSet::from([key]), notes })
+    }
+}
+
+/// What is not there yet.
+fn notes(link: &LinkSpec, desired: &Desired) -> Vec<String> {
+    let actor = (!desired.components.contains_key(&link.source))
+        .then(|| format!("actor {} is not started yet; the link waits for it", link.source));
+    let provider = (!desired.providers.contains_key(&link.target))
+        .then(|| format!("provider {} is not started yet; the link waits for it", link.target));
+    let config =
+        link.config.iter().filter(|name| !desired.configs.contains_key(*name)).map(|name| format!("config {name} does not exist yet"));
+    actor.into_iter().chain(provider).chain(config).collect()
+}
+
+impl Values {
+    /// The values by name; a name that is given twice is a mistake.
+    fn collect(&self) -> Result<BTreeMap<String, String>, Problem> {
+        let list = |items: &[String]| (!items.is_empty()).then(|| items.iter().map(|item| item.trim()).collect::<Vec<_>>().join(","));
+        let flags = [
+            ("bucket", self.bucket.clone()),
+            ("region", self.region.clone()),
+            ("subscription", list(&self.subscription)),
+            ("delivery", self.delivery.clone()),
+            ("publish", list(&self.publish)),
+            ("cluster-uri", self.cluster_uri.clone()),
+            ("port", self.port.clone()),
+            ("address", self.address.clone()),
+            ("timeout-ms", self.timeout.clone()),
+            ("retry-count", self.retry_count.clone()),
+            ("retry-delay-ms", self.retry_delay.clone()),
+            ("force", self.force.then(|| "true".to_owned())),
+        ];
+        let given = flags.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?)));
+        args::map("value", &given.chain(self.value.iter().cloned()).collect::<Vec<_>>())
+    }
+}

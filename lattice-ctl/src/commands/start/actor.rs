@@ -1,0 +1,234 @@
+//! `start actor`.
+
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+
+use clap::{Args, ValueEnum};
+use lattice_core::admission::{self, ComponentShape};
+use lattice_core::contract::Contract;
+use lattice_core::desired::{ComponentSpec, Desired};
+use lattice_core::error::Problem;
+use lattice_core::id::{ActorId, ConfigName, Digest};
+use lattice_core::image::ActorImage;
+use lattice_core::wire::assignment::{InstancePolicy, Limits};
+
+use crate::args::HostsArg;
+use crate::artifact;
+use crate::change::{ChangeArgs, Edited, Intent, WaitArg, Writer};
+use crate::connection::{ConnectionArgs, Session};
+use crate::error::Outcome;
+use crate::output::Output;
+use crate::problems;
+use crate::view::View;
+
+/// Most CPU time that one message may ask for, in milliseconds: ten minutes is no message any more.
+const MAX_CPU_MS: i64 = 600_000;
+/// Longest deadline of one message, in milliseconds.
+const MAX_DEADLINE_MS: i64 = 600_000;
+/// Most memory that an actor may ask for on one host, in MiB: what 32-bit wasm can address.
+const MAX_MEMORY_MB: i64 = 4096;
+
+/// Start an actor, or add hosts to one that runs
+///
+/// The code is a WebAssembly component in a file. It is checked here, stored in the lattice, and fetched by the hosts. An
+/// actor may do nothing until links allow it; until then it is shown as waiting.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  lattice-ctl start actor file:///opt/actors/edge_processor.wasm edge-processor --host NEDGE01 --max 10
+  lattice-ctl start actor ./edge_processor.wasm edge-processor --host NEDGE01,NEDGE02
+  lattice-ctl start actor edge-processor --host NEDGE03          # one that is known already, on one more host
+  lattice-ctl start actor ./edge_processor.wasm edge-processor --allow-update")]
+pub(crate) struct StartActor {
+    /// A file (file:///absolute, file://relative, a path), or the id of an actor that is known already
+    #[arg(value_name = "REFERENCE")]
+    reference: String,
+
+    /// Id of the actor; the file's name if it is left out
+    #[arg(value_name = "ID")]
+    id: Option<ActorId>,
+
+    #[command(flatten)]
+    hosts: HostsArg,
+
+    /// Instances that may run at once in the whole lattice [default: one for each named host]
+    #[arg(long, value_name = "N", alias = "max-instances", alias = "count", value_parser = clap::value_parser!(u32).range(1..))]
+    max: Option<u32>,
+
+    /// Named config that the actor sees besides the one that is named like it; later ones win
+    #[arg(long, value_name = "NAME")]
+    config: Vec<ConfigName>,
+
+    /// A fresh instance for each message, or instances that keep their memory
+    #[arg(long, value_enum, value_name = "POLICY")]
+    policy: Option<Policy>,
+
+    /// CPU time per message in milliseconds [default: 1000]
+    #[arg(long, value_name = "MS", value_parser = clap::value_parser!(u32).range(1..=MAX_CPU_MS))]
+    cpu_ms: Option<u32>,
+
+    /// Time from the start of a message to its end in milliseconds [default: 30000]
+    #[arg(long, value_name = "MS", value_parser = clap::value_parser!(u32).range(1..=MAX_DEADLINE_MS))]
+    deadline_ms: Option<u32>,
+
+    /// Memory of the actor on one host in MiB [default: 64]
+    #[arg(long, value_name = "MIB", value_parser = clap::value_parser!(u32).range(1..=MAX_MEMORY_MB))]
+    memory_mb: Option<u32>,
+
+    /// Replace the code of an actor that runs
+    #[arg(long)]
+    allow_update: bool,
+
+    /// Accepted for old scripts: links name their actor themselves
+    #[arg(long, hide = true, value_name = "NAME")]
+    link_name: Option<String>,
+
+    /// Accepted for old scripts: instances are spread evenly over the named hosts
+    #[arg(long, hide = true, num_args = 0..=1, require_equals = true)]
+    spread: Option<Option<String>>,
+
+    #[command(flatten)]
+    change: ChangeArgs,
+    #[command(flatten)]
+    wait: WaitArg,
+    #[command(flatten)]
+    connection: ConnectionArgs,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum Policy {
+    /// A fresh instance for each message
+    PerMessage,
+    /// Instances keep their memory and take messages in order
+    Resident,
+}
+
+/// Where the code comes from.
+enum Source {
+    /// A file, checked and stored.
+    Stored { image: String, digest: Digest, shape: ComponentShape },
+    /// What the actor runs already.
+    Known,
+}
+
+impl StartActor {
+    pub(super) async fn run(self, output: &Output) -> Outcome {
+        let (path, id) = self.what()?;
+        // Checked before anything is connected or sent.
+        let artifact = path.as_deref().map(artifact::read).transpose()?;
+        let session = Session::open(&self.connection).await?;
+        let source = match (path, artifact) {
+            (Some(path), Some(artifact)) => {
+                let image = format!("file://{}", path.display());
+                let digest = if self.change.dry_run { Digest::of(&artifact.bytes) } else { self.store(&session, artifact.bytes).await? };
+                Source::Stored { image, digest, shape: artifact.shape }
+            }
+            (Some(_) | None, _) => Source::Known,
+        };
+        if self.link_name.is_some() {
+            output.note("note: --link-name is not needed: `lattice-ctl link put` names the link");
+        }
+        let writer = Writer { session: &session, output, how: &self.change, wait: self.wait.wait };
+        let intent = Intent { kind: "actor", name: id.to_string(), done: "started" };
+        writer.run(intent, &|view, desired| self.edit(&id, &source, view, desired)).await
+    }
+
+    /// The file to read, if any, and the actor's id.
+    fn what(&self) -> Result<(Option<PathBuf>, ActorId), Problem> {
+        match ActorImage::parse(&self.reference) {
+            ActorImage::File(path) => {
+                let path = artifact::absolute(&path);
+                let id = match &self.id {
+                    Some(id) => id.clone(),
+                    None => artifact::default_id(&path)?,
+                };
+                Ok((Some(path), id))
+            }
+            ActorImage::Registry(reference) => match ActorId::new(&reference) {
+                Ok(known) if self.id.as_ref().is_none_or(|id| *id == known) => Ok((None, known)),
+                Ok(_) | Err(_) => Err(no_registry(&reference)),
+            },
+        }
+    }
+
+    async fn store(&self, session: &Session, bytes: bytes::Bytes) -> Outcome<Digest> {
+        Ok(session.lattice.put_artifact(bytes).await?)
+    }
+
+    fn edit(&self, id: &ActorId, source: &Source, view: &View, desired: &mut Desired) -> Result<Edited, Problem> {
+        let mut hosts = self.hosts.find(&view.inventory)?;
+        let running = desired.components.get(id).cloned();
+        let mut spec = match (source, running.clone()) {
+            (Source::Known, Some(running)) => running,
+            (Source::Known, None) => return Err(unknown(id, desired)),
+            (Source::Stored { image, digest, .. }, Some(running)) => {
+                ComponentSpec { image: image.clone(), digest: digest.clone(), ..running }
+            }
+            (Source::Stored { image, digest, .. }, None) => ComponentSpec {
+                image: image.clone(),
+                digest: digest.clone(),
+                max: 1,
+                hosts: BTreeSet::new(),
+                policy: InstancePolicy::default(),
+                limits: Limits::default(),
+                config: Vec::new(),
+            },
+        };
+        if !hosts.is_empty() && running.is_some_and(|running| running.hosts.is_empty()) {
+            // It stays where the plan has put it, and runs on the named hosts, too.
+            hosts.extend(view.plan.shares_of(id).into_keys());
+        }
+        if !hosts.is_empty() {
+            spec.hosts = hosts;
+        }
+        self.settings(&mut spec);
+        desired.start_component(id.clone(), spec, self.max, self.allow_update).map_err(|error| problems::edit(&error, desired))?;
+        let mut edited = Edited { actors: BTreeSet::from([id.clone()]), ..Edited::default() };
+        if let Source::Stored { shape, .. } = source {
+            edited.notes.extend(missing_links(id, shape, desired));
+        }
+        Ok(edited)
+    }
+
+    /// Takes over what was asked for and leaves the rest as it is.
+    fn settings(&self, spec: &mut ComponentSpec) {
+        if !self.config.is_empty() {
+            spec.config.clone_from(&self.config);
+        }
+        match self.policy {
+            Some(Policy::PerMessage) => spec.policy = InstancePolicy::PerMessage,
+            Some(Policy::Resident) => spec.policy = InstancePolicy::Resident,
+            None => {}
+        }
+        let Limits { cpu_ms, deadline_ms, memory_mb } = spec.limits;
+        spec.limits = Limits {
+            cpu_ms: self.cpu_ms.unwrap_or(cpu_ms),
+            deadline_ms: self.deadline_ms.unwrap_or(deadline_ms),
+            memory_mb: self.memory_mb.unwrap_or(memory_mb),
+        };
+    }
+}
+
+/// What the actor will wait for, with the commands that give it.
+fn missing_links(id: &ActorId, shape: &ComponentShape, desired: &Desired) -> Option<String> {
+    let linked: BTreeSet<Contract> = desired.links_of(id).map(|link| link.contract).collect();
+    let missing: BTreeSet<Contract> =
+        admission::missing_links(shape, &linked).iter().filter_map(|import| Contract::parse(import).ok()).collect();
+    let commands: Vec<String> =
+        missing.into_iter().map(|contract| format!("`lattice-ctl link put {id} <provider> {contract} default`")).collect();
+    (!commands.is_empty()).then(|| format!("{id} waits for links: {}", commands.join(", ")))
+}
+
+fn no_registry(reference: &str) -> Problem {
+    Problem::actor_image(reference, "registries cannot be reached yet")
+        .hint("give a file: `lattice-ctl start actor file://./<name>.wasm <id>`")
+}
+
+fn unknown(id: &ActorId, desired: &Desired) -> Problem {
+    let near = lattice_core::error::nearest(id.as_str(), desired.components.keys().map(ActorId::as_str));
+    let hint = match near {
+        Some(near) => format!("did you mean {near}?"),
+        None => format!("give its file: `lattice-ctl start actor file://./{id}.wasm {id}`"),
+    };
+    Problem::actor_image(id.as_str(), "no actor of that id is known here, and registries cannot be reached yet").hint(hint)
+}
