@@ -31,6 +31,7 @@ impl Lattice {
         let subscribed = self.connection().client().queue_subscribe(subject.clone(), subject::call_queue(self.name(), actor)).await;
         let messages = subscribed
             .map_err(|error| StoreError::Nats { doing: format!("subscribing to {subject}"), source: ApiError::Other(error.to_string()) })?;
+        self.connection().settle().await;
         Ok(messages.filter_map(|message| {
             let wanted =
                 message.headers.as_ref().and_then(|headers| headers.get(CALL_SUBJECT_HEADER)).map(|value| value.as_str().to_owned());

@@ -18,7 +18,7 @@ use crate::api::{self, Lookup};
 use crate::batch::{self, Condition, Part};
 use crate::bucket;
 use crate::connect::Connection;
-use crate::error::{AskError, CommitError, StoreError};
+use crate::error::{ApiError, AskError, CommitError, StoreError};
 use crate::{safety, scan};
 
 /// Changes of one key that desired state keeps, for `history` and `rollback`.
@@ -203,15 +203,19 @@ impl Lattice {
 
         let end = tokio::time::Instant::now() + window;
         let mut missing = expect.clone();
+        // Answers that do not say which host they are from; each host answers once, so they can be counted.
+        let mut unnamed = 0;
         let mut collected = Vec::new();
         while collected.len() < MAX_ANSWERS {
-            let wait_until = if missing.is_empty() && !collected.is_empty() { end.min(tokio::time::Instant::now() + QUIET) } else { end };
+            let wait_until =
+                if missing.len() <= unnamed && !collected.is_empty() { end.min(tokio::time::Instant::now() + QUIET) } else { end };
             let Ok(Some(message)) = tokio::time::timeout_at(wait_until, answers.next()).await else { break };
             if message.status.is_some() {
                 break; // Nobody listens.
             }
-            if let Some(host) = sender(&message.payload) {
-                missing.remove(&host);
+            match sender(&message.payload) {
+                Some(host) => drop(missing.remove(&host)),
+                None => unnamed += 1,
             }
             collected.push(message.payload);
         }
@@ -237,16 +241,17 @@ impl Lattice {
         Ok(messages.filter_map(|message| std::future::ready(wire::decode(&message.payload).ok())))
     }
 
-    /// A core subscription; what is not read fast enough is dropped and counted.
+    /// A core subscription: what is published once this returns is received. What is not read fast enough is dropped and
+    /// counted.
     ///
     /// # Errors
     /// [`StoreError::Nats`].
     pub async fn subscribe(&self, subject: String) -> Result<Subscriber, StoreError> {
         let subscribed = self.connection.client().subscribe(subject.clone()).await;
-        subscribed.map_err(|error| StoreError::Nats {
-            doing: format!("subscribing to {subject}"),
-            source: crate::error::ApiError::Other(error.to_string()),
-        })
+        let subscriber = subscribed
+            .map_err(|error| StoreError::Nats { doing: format!("subscribing to {subject}"), source: ApiError::Other(error.to_string()) })?;
+        self.connection.settle().await;
+        Ok(subscriber)
     }
 
     fn desired_config(&self) -> Config {
@@ -302,7 +307,7 @@ fn part(bucket: &str, key: &str, value: Option<Vec<u8>>) -> Part {
     Part { subject: subject::bucket_key(bucket, key), headers, payload: value.unwrap_or_default().into() }
 }
 
-/// The host that an answer is from; both kinds of answers carry a report.
+/// The host that an answer is from, if it is a report.
 fn sender(answer: &[u8]) -> Option<HostId> {
     wire::decode::<HostReport>(answer).ok().map(|report| report.id)
 }

@@ -181,12 +181,10 @@ async fn a_host_may_do_its_work() {
     assert_eq!(opened.keys("").await.unwrap(), ["k"]);
 
     let mut heard = operator.subscribe(subject::heartbeats(operator.name())).await.unwrap();
-    operator.connection().settle().await;
     node.connection().client().publish("lat.default.hb.local.me", "beat".into()).await.unwrap();
     assert_eq!(tokio::time::timeout(DEADLINE, heard.next()).await.unwrap().unwrap().payload, "beat");
 
     let mut requests = node.subscribe(subject::requests_for(node.name(), &support::host('A'))[0].clone()).await.unwrap();
-    node.connection().settle().await;
     let answering = async {
         let question = requests.next().await.unwrap();
         node.connection().client().publish(question.reply.unwrap(), "here".into()).await.unwrap();

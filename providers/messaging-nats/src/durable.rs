@@ -1,12 +1,13 @@
 //! Subscriptions at least once, from a durable pull consumer.
 //!
-//! **What is pulled.** While there is more in the stream: as many as can start now, without waiting. When nothing was
-//! left: one, waited for. So there are never more messages here than the caller has room for, a burst comes in batches,
-//! and a single message comes without a round trip.
+//! **What is pulled.** While there is more in the stream: as many as can start now, without waiting, and the next ones as
+//! soon as half the room is free. When nothing was left: one, waited for. So there are never more messages here or under
+//! way than the caller has room for, a burst comes in batches, and a single message comes without a round trip.
 //!
 //! **What is never lost.** Everything that arrives waits in the subscription until [`Inbox::next`] takes it out; between
 //! taking one out and returning it there is no wait that could be given up.
 
+use std::collections::VecDeque;
 use std::time::Duration;
 
 use async_nats::jetstream;
@@ -43,8 +44,9 @@ pub(crate) struct DurableInbox {
     consumer: String,
     phase: Phase,
     listener: Option<Listener>,
-    pull: Option<Pull>,
-    /// Number of the last pull of this listener.
+    /// Pulls that the server has not finished, in its order: either some that do not wait, or one that does.
+    open: VecDeque<Pull>,
+    /// Number of the last pull.
     pulls: u64,
     /// Whether the stream is believed to hold more, so that waiting is not needed.
     more: bool,
@@ -74,7 +76,6 @@ struct Pull {
     left: usize,
     /// When silence means that it is lost.
     lost_at: Instant,
-    waits: bool,
 }
 
 enum Received {
@@ -95,15 +96,23 @@ impl DurableInbox {
             consumer: consumer.to_owned(),
             phase: Phase::Running,
             listener: None,
-            pull: None,
+            open: VecDeque::new(),
             pulls: 0,
             more: true,
             pause_until: None,
         }
     }
 
-    /// Makes sure that somebody listens and that a pull is open. False if that is not possible any more.
-    async fn ask(&mut self, free: usize) -> bool {
+    /// Room that is neither taken by messages here nor by ones that were asked for, if it is time to fill it.
+    fn room(&self, free: usize) -> Option<usize> {
+        let free = free.clamp(1, MAX_PULL);
+        let coming = self.open.iter().fold(0_usize, |sum, pull| sum.saturating_add(pull.left));
+        let worth_it = self.open.is_empty() || (self.more && coming.saturating_mul(2) <= free);
+        (worth_it && coming < free).then(|| free - coming)
+    }
+
+    /// Makes sure that somebody listens and pulls up to `room` messages. False if that is not possible any more.
+    async fn ask(&mut self, room: usize) -> bool {
         if let Some(until) = self.pause_until {
             tokio::time::sleep_until(until).await;
             self.pause_until = None;
@@ -114,6 +123,7 @@ impl DurableInbox {
         let client = self.connection.client();
         let epoch = self.connection.epoch();
         if self.listener.as_ref().is_none_or(|listener| listener.epoch != epoch) {
+            self.open.clear();
             let inbox = client.new_inbox();
             let Ok(subscriber) = client.subscribe(format!("{inbox}.*")).await else { return false };
             self.listener = Some(Listener { subscriber, inbox, epoch });
@@ -122,8 +132,7 @@ impl DurableInbox {
         let number = self.pulls.wrapping_add(1);
         let reply = format!("{}.{number}", listener.inbox);
         let (left, body, patience) = if self.more {
-            let batch = free.clamp(1, MAX_PULL);
-            (batch, json!({ "batch": batch, "no_wait": true }), ANSWER_TIMEOUT)
+            (room, json!({ "batch": room, "no_wait": true }), ANSWER_TIMEOUT)
         } else {
             (1, json!({ "batch": 1, "expires": nanos(PULL_EXPIRES), "idle_heartbeat": nanos(HEARTBEAT) }), HEARTBEAT * 2)
         };
@@ -132,12 +141,12 @@ impl DurableInbox {
             return false;
         }
         self.pulls = number;
-        self.pull = Some(Pull { reply, left, lost_at: Instant::now() + patience, waits: !self.more });
+        self.open.push_back(Pull { reply, left, lost_at: Instant::now() + patience });
         true
     }
 
     async fn receive(&mut self) -> Received {
-        let (Some(listener), Some(pull)) = (&mut self.listener, &self.pull) else { return Received::Silence };
+        let (Some(listener), Some(pull)) = (&mut self.listener, self.open.front()) else { return Received::Silence };
         if self.phase == Phase::Draining {
             return match tokio::time::timeout(DRAIN_TIMEOUT, listener.subscriber.next()).await {
                 Ok(Some(message)) => Received::Message(message),
@@ -161,7 +170,7 @@ impl DurableInbox {
     /// Forgets what was asked; what still comes of it is not listened to and comes again later.
     fn start_over(&mut self) {
         self.listener = None;
-        self.pull = None;
+        self.open.clear();
         self.more = true;
     }
 
@@ -173,12 +182,12 @@ impl DurableInbox {
             (info.stream_sequence, info.delivered, info.pending)
         };
         self.more = pending > 0;
-        if let Some(pull) = &mut self.pull {
+        // The server serves pulls in the order in which they came.
+        if let Some(pull) = self.open.front_mut() {
             pull.left = pull.left.saturating_sub(1);
-            if pull.left == 0 {
-                self.pull = None;
-            }
+            pull.lost_at = pull.lost_at.max(Instant::now() + ANSWER_TIMEOUT);
         }
+        self.open.pop_front_if(|pull| pull.left == 0);
         let mut message = convert::incoming(message.message);
         // The reply subject of a durable message is the server's, not a sender's.
         let settle_on = message.reply_to.take()?.into();
@@ -189,13 +198,14 @@ impl DurableInbox {
 
     /// What the server says about a pull.
     async fn on_status(&mut self, status: StatusCode, message: &async_nats::Message) {
-        let Some(pull) = self.pull.as_mut().filter(|pull| pull.reply == message.subject.as_str()) else { return };
+        let Some(index) = self.open.iter().position(|pull| pull.reply == message.subject.as_str()) else { return };
         if status == StatusCode::IDLE_HEARTBEAT {
-            pull.lost_at = Instant::now() + HEARTBEAT * 2;
+            if let Some(pull) = self.open.get_mut(index) {
+                pull.lost_at = Instant::now() + HEARTBEAT * 2;
+            }
             return;
         }
-        let waited = pull.waits;
-        self.pull = None;
+        self.open.remove(index);
         self.more = false;
         let words = message.description.as_deref().unwrap_or_default().to_ascii_lowercase();
         match status {
@@ -204,8 +214,8 @@ impl DurableInbox {
                 tracing::info!(stream = self.stream, consumer = self.consumer, "subscription ended: {words}");
                 self.phase = Phase::Ended;
             }
-            // Enough is outstanding already: wait for an acknowledgement instead of asking again and again.
-            StatusCode::REQUEST_TERMINATED if words.contains("maxackpending") && !waited => {}
+            // Enough is outstanding already: the next pull waits for an acknowledgement.
+            StatusCode::REQUEST_TERMINATED if words.contains("maxackpending") => {}
             StatusCode::NO_RESPONDERS => self.look_for_consumer().await,
             other => {
                 tracing::debug!(stream = self.stream, consumer = self.consumer, "pull refused: {other} {words}");
@@ -235,24 +245,31 @@ impl Inbox for DurableInbox {
             match self.phase {
                 Phase::Ended => return None,
                 // Nothing was asked for, so nothing comes.
-                Phase::Draining if self.pull.is_none() => self.phase = Phase::Ended,
-                Phase::Running if self.pull.is_none() => {
-                    if !self.ask(free).await {
+                Phase::Draining if self.open.is_empty() => {
+                    self.phase = Phase::Ended;
+                    continue;
+                }
+                Phase::Running => {
+                    if let Some(room) = self.room(free)
+                        && !self.ask(room).await
+                    {
                         self.phase = Phase::Ended;
+                        continue;
                     }
                 }
-                Phase::Running | Phase::Draining => match self.receive().await {
-                    Received::Message(message) => match message.status {
-                        Some(status) => self.on_status(status, &message).await,
-                        None => {
-                            if let Some(delivery) = self.deliver(message) {
-                                return Some(delivery);
-                            }
+                Phase::Draining => {}
+            }
+            match self.receive().await {
+                Received::Message(message) => match message.status {
+                    Some(status) => self.on_status(status, &message).await,
+                    None => {
+                        if let Some(delivery) = self.deliver(message) {
+                            return Some(delivery);
                         }
-                    },
-                    Received::Reconnected | Received::Silence => self.start_over(),
-                    Received::Closed => self.phase = Phase::Ended,
+                    }
                 },
+                Received::Reconnected | Received::Silence => self.start_over(),
+                Received::Closed => self.phase = Phase::Ended,
             }
         }
     }

@@ -161,3 +161,27 @@ async fn subscriptions_survive_a_restart_of_the_server() {
     provider.publish(message(SUBJECT, "new")).await.unwrap();
     assert_eq!(take_durable(&mut *inbox, 1).await.0, "new");
 }
+
+/// A subscription that is not read keeps a bounded number of messages; the rest is dropped and counted, and it goes on.
+#[tokio::test]
+async fn a_subscriber_that_is_too_slow_loses_messages_not_memory() {
+    const MESSAGES: usize = 12_000;
+    let world = World::start().await;
+    let (slow, fast) = (world.connect().await, MessagingNats::new(world.connect().await));
+    let mut inbox = MessagingNats::new(slow.clone()).subscribe(Subscription::Broadcast { subject: "flood".to_owned() }).await.unwrap();
+    for number in 0..MESSAGES {
+        fast.publish(message("flood", &number.to_string())).await.unwrap();
+    }
+    let end = tokio::time::Instant::now() + DEADLINE;
+    while slow.dropped() == 0 {
+        assert!(tokio::time::Instant::now() < end, "nothing was dropped");
+        slow.settle().await;
+    }
+    let mut got = 0;
+    while !messaging::nothing_comes(&mut *inbox, 1).await {
+        got += 1;
+    }
+    assert!(got < MESSAGES, "{got}");
+    fast.publish(message("flood", "after")).await.unwrap();
+    assert_eq!(take(&mut *inbox, 1).await.message.body, "after");
+}
