@@ -78,7 +78,7 @@ impl From<ServerError> for Problem {
     fn from(error: ServerError) -> Self {
         let problem = match &error {
             ServerError::NotFound { .. } => {
-                Self::new(ErrorCode::NotFound, error.to_string()).hint("`make setup` fetches one; or give its path in LATTICE_NATS_SERVER")
+                Self::new(ErrorCode::NotFound, error.to_string()).hint("`make tools` fetches one; or give its path in LATTICE_NATS_SERVER")
             }
             ServerError::PortTaken { .. } => Self::new(ErrorCode::Conflict, error.to_string())
                 .hint("another `up`, or another server: choose a port with --nats-port, or 0 for a free one"),
