@@ -12,6 +12,7 @@ mod report;
 mod wait;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::hash::{BuildHasher as _, RandomState};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use clap::Args;
@@ -34,6 +35,8 @@ use wait::{Awaited, Watch};
 
 /// How often a change is applied again because somebody else was faster.
 const ATTEMPTS: u32 = 5;
+/// Longest pause after the first conflict; grows with each.
+const CONFLICT_PAUSE: Duration = Duration::from_millis(50);
 /// How often a plan is made again because somebody else was faster; each time the other one has made progress.
 const PLAN_ATTEMPTS: u32 = 10;
 /// How long hosts are waited for unless `--timeout` says otherwise; loading code over a slow link takes a while.
@@ -125,7 +128,7 @@ impl Writer<'_> {
     /// # Errors
     /// As [`Writer::run`].
     pub(crate) async fn apply(&self, intent: Intent, edit: &Edit<'_>) -> Outcome<Applied> {
-        let draft = Draft::make(self.session, edit).await?;
+        let draft = Draft::make(View::read(self.session).await?, edit)?;
         if self.how.dry_run {
             self.announce(&draft);
             return Ok(Applied::planned(intent, &draft));
@@ -165,8 +168,9 @@ impl Writer<'_> {
                     if !again {
                         return Err(error.into());
                     }
+                    tokio::time::sleep(pause(attempt)).await;
                     attempt += 1;
-                    draft = Draft::make(self.session, edit).await?;
+                    draft = Draft::make(draft.view.renewed(self.session).await?, edit)?;
                 }
             }
         }
@@ -192,7 +196,7 @@ impl Writer<'_> {
                 }
                 Err(CommitError::Conflict { .. }) if lost < PLAN_ATTEMPTS => {
                     lost += 1;
-                    let view = View::read(self.session).await?;
+                    let view = draft.view.renewed(self.session).await?;
                     (desired, revision, inventory, parent) = (view.desired, view.revision, view.inventory, view.plan);
                 }
                 Err(error) => return Err(half_done(error)),
@@ -215,12 +219,12 @@ impl Writer<'_> {
 }
 
 impl Draft {
-    async fn make(session: &Session, edit: &Edit<'_>) -> Outcome<Self> {
-        let view = View::read(session).await?;
+    fn make(view: View, edit: &Edit<'_>) -> Result<Self, Problem> {
         let mut next = view.desired.clone();
         let edited = edit(&view, &mut next)?;
         let plan = plan::plan(&next, view.revision, &view.inventory, &view.plan)?;
-        let changes = plan::changes(&view.plan, &plan);
+        let mut changes = plan::changes(&view.plan, &plan);
+        changes.sort_by_key(|change| view.inventory.name_of(&change.host));
         let keys = view.desired.diff(&next, &stamp());
         Ok(Self { view, next, edited, keys, changes })
     }
@@ -263,6 +267,13 @@ fn stamp() -> Stamp {
     let machine = rustix::system::uname().nodename().to_string_lossy().into_owned();
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     Stamp { by: format!("{user}@{machine}"), at_ms: u64::try_from(now.as_millis()).unwrap_or(u64::MAX) }
+}
+
+/// Pause before attempt `attempt + 1`: different for everybody, so that those who met do not meet again.
+fn pause(attempt: u32) -> Duration {
+    let chance = RandomState::new().hash_one(attempt);
+    let limit = u64::try_from(CONFLICT_PAUSE.as_millis()).unwrap_or(u64::MAX).saturating_mul(u64::from(attempt));
+    Duration::from_millis(chance % limit.max(1))
 }
 
 /// A wait that took too long, naming who is missing.

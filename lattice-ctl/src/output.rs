@@ -10,7 +10,7 @@ use std::process::ExitCode;
 use clap::ValueEnum;
 use lattice_core::error::Problem;
 use serde::Serialize;
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use crate::error::{CommandError, Outcome};
 use crate::problems;
@@ -174,11 +174,12 @@ impl Output {
 
     fn describe(&self, problem: &Problem) -> String {
         if self.format.is_for_programs() {
-            return json!({ "error": problem }).to_string();
+            // Problems always encode; the code alone is better than nothing.
+            return serde_json::to_string(&Failure { error: problem }).unwrap_or_else(|_| problem.code.as_str().to_owned());
         }
         let paint = |code: &str, text: &str| if self.colour { format!("\x1b[{code}m{text}\x1b[0m") } else { text.to_owned() };
         let mut text = format!("{} {}", paint("1;31", "error:"), problem.message);
-        for cause in problem.causes.iter().filter(|cause| !problem.message.contains(cause.as_str())) {
+        for cause in new_causes(problem) {
             text.push_str(&format!("\n  {}", cause.replace('\n', "\n  ")));
         }
         if let Some(hint) = &problem.hint {
@@ -186,6 +187,23 @@ impl Output {
         }
         text
     }
+}
+
+/// What stands on standard error for programs.
+#[derive(Serialize)]
+struct Failure<'a> {
+    error: &'a Problem,
+}
+
+/// The causes that say something which the words before them do not.
+pub(crate) fn new_causes(problem: &Problem) -> Vec<&str> {
+    let mut said = vec![problem.message.as_str()];
+    for cause in &problem.causes {
+        if !said.iter().any(|text| text.contains(cause.as_str())) {
+            said.push(cause);
+        }
+    }
+    said.split_off(1)
 }
 
 /// A line on a terminal that changes in place and is gone when this is dropped.
@@ -234,6 +252,12 @@ pub(crate) fn columns(header: &[&str], rows: impl IntoIterator<Item = Vec<String
 /// `text` with its control characters made visible, so that nobody's data steers the terminal.
 pub(crate) fn printable(text: &str) -> String {
     text.chars().flat_map(|c| if c.is_control() { c.escape_debug().collect::<Vec<_>>() } else { vec![c] }).collect()
+}
+
+/// `13:07:42.125Z`.
+pub(crate) fn time_of_day(at_ms: u64) -> String {
+    let seconds = at_ms / 1000 % 86_400;
+    format!("{:02}:{:02}:{:02}.{:03}Z", seconds / 3600, seconds / 60 % 60, seconds % 60, at_ms % 1000)
 }
 
 /// `a=1,b=2`.
@@ -287,6 +311,12 @@ mod tests {
         let mut problem = Problem::new(ErrorCode::Failed, "reading x: no such file");
         problem.causes = vec!["no such file".into()];
         assert_eq!(output(Format::Table).describe(&problem), "error: reading x: no such file");
+    }
+
+    #[test]
+    fn times() {
+        assert_eq!(time_of_day(1_718_668_800_125), "00:00:00.125Z");
+        assert_eq!(time_of_day(1_718_716_062_007), "13:07:42.007Z");
     }
 
     #[test]

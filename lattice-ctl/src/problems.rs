@@ -49,7 +49,8 @@ pub(crate) fn edit(error: &EditError, desired: &Desired) -> Problem {
         EditError::OtherKind { provider, .. } => failed(format!("provider start failed: {error}"))
             .hint(format!("give it another id, or `lattice-ctl stop provider {provider}` first")),
         EditError::Bounds { .. } => usage(error.to_string()),
-        EditError::InUse { .. } => failed(error.to_string()).hint("delete the links first (`lattice-ctl get links`), or --force"),
+        EditError::InUse { provider, actors } => failed(format!("provider {provider} is used by {}", actors.join(", ")))
+            .hint("delete the links first (`lattice-ctl get links`), or --force"),
     }
 }
 

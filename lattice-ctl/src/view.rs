@@ -33,16 +33,23 @@ pub(crate) struct View {
 }
 
 impl View {
-    /// Reads all of it. The plan is read before desired state, so that no plan is ever made from a desired state that is
-    /// older than that of its parent.
+    /// Reads all of it.
     ///
     /// # Errors
     /// `lattice … does not exist`; what the store says.
     pub(crate) async fn read(session: &Session) -> Outcome<Self> {
-        let plan = session.lattice.read_plan().await.map_err(|error| no_lattice(session, error))?;
-        let (desired, revision) = session.lattice.read_desired().await.map_err(|error| no_lattice(session, error))?;
-        let reports = reports(session, &plan).await?;
-        let inventory = Inventory::new(reports, plan.assignments.values());
+        let (plan, desired, revision) = stored(session).await?;
+        let inventory = Inventory::new(reports(session, &plan).await?, plan.assignments.values());
+        Ok(Self { desired, revision, plan, inventory })
+    }
+
+    /// Reads again what is stored; the hosts are taken to be as they were a moment ago.
+    ///
+    /// # Errors
+    /// As [`View::read`].
+    pub(crate) async fn renewed(&self, session: &Session) -> Outcome<Self> {
+        let (plan, desired, revision) = stored(session).await?;
+        let inventory = Inventory::new(self.inventory.hosts.values().cloned(), plan.assignments.values());
         Ok(Self { desired, revision, plan, inventory })
     }
 
@@ -50,6 +57,14 @@ impl View {
     pub(crate) fn was_stopped(&self, host: &HostId) -> bool {
         self.plan.assignments.get(host).is_some_and(|assignment| assignment.stop.is_some()) && !self.inventory.hosts.contains_key(host)
     }
+}
+
+/// Plan and desired state, in this order, so that no plan is ever made from a desired state that is older than that of its
+/// parent.
+async fn stored(session: &Session) -> Outcome<(PlanState, Desired, Revision)> {
+    let plan = session.lattice.read_plan().await.map_err(|error| no_lattice(session, error))?;
+    let (desired, revision) = session.lattice.read_desired().await.map_err(|error| no_lattice(session, error))?;
+    Ok((plan, desired, revision))
 }
 
 /// Asks every host. Those that were told to stop are not waited for.

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use lattice_core::id::{Generation, Revision};
+use lattice_core::id::{ActorId, Generation, Revision};
 use lattice_core::inventory::Inventory;
 use lattice_core::plan::{PlanState, PlannedChange};
 use serde::Serialize;
@@ -30,9 +30,9 @@ pub(crate) struct Applied {
     /// Hosts that left meanwhile.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     left: Vec<String>,
-    /// Actors that wait for something.
+    /// How the actors that it was about stand now.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
-    waiting: BTreeMap<String, String>,
+    states: BTreeMap<ActorId, String>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     notes: Vec<String>,
 }
@@ -70,7 +70,7 @@ impl Applied {
             changes: draft.changes.iter().map(|change| line(change, &draft.view.inventory)).collect(),
             absent: waited.absent,
             left: waited.left,
-            waiting: waited.waiting,
+            states: waited.states,
             notes: draft.edited.notes.clone(),
         }
     }
@@ -87,7 +87,7 @@ impl Document for Applied {
         } else {
             vec![format!("{what} unchanged")]
         };
-        lines.extend(self.waiting.iter().map(|(actor, why)| format!("{actor} waiting: {why}")));
+        lines.extend(self.states.iter().map(|(actor, state)| format!("actor {actor} is {state}")));
         if !self.absent.is_empty() {
             lines.push(format!("{} does not answer and gets its part when it is back", self.absent.join(", ")));
         }

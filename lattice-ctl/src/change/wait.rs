@@ -40,8 +40,8 @@ pub(super) struct Waited {
     pub(super) absent: Vec<String>,
     /// Names of hosts that left while they were waited for.
     pub(super) left: Vec<String>,
-    /// Actors that wait for something, and for what.
-    pub(super) waiting: BTreeMap<String, String>,
+    /// How the actors that the change was about stand now: `running`, `waiting: …`.
+    pub(super) states: BTreeMap<ActorId, String>,
 }
 
 /// Ears on the bus, opened before a change is written.
@@ -138,8 +138,13 @@ impl Waited {
         for (report, state) in states {
             match state {
                 ComponentState::Failed(why) => failures.push((report.name.to_string(), why.clone())),
-                ComponentState::Waiting(why) => drop(self.waiting.insert(actor.to_string(), why.clone())),
-                ComponentState::Starting | ComponentState::Running => {}
+                // One host that runs it makes it a running actor.
+                ComponentState::Running => {
+                    self.states.insert(actor.clone(), state.to_string());
+                }
+                ComponentState::Waiting(_) | ComponentState::Starting => {
+                    self.states.entry(actor.clone()).or_insert_with(|| state.to_string());
+                }
             }
         }
         let link_errors = reports.iter().filter_map(|report| Some((report, &report.components.get(actor)?.link_errors)));

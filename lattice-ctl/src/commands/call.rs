@@ -8,6 +8,7 @@ use lattice_core::error::Problem;
 use lattice_core::id::ActorId;
 use lattice_core::subject;
 use lattice_core::wire;
+use lattice_core::wire::report::ComponentState;
 use lattice_core::wire::request::{CALL_HOST_HEADER, CALL_OK, CALL_OPERATIONS, CALL_STATUS_HEADER, CALL_SUBJECT_HEADER, CallFailure};
 use serde::Serialize;
 
@@ -106,8 +107,22 @@ impl Call {
         if !desired.links_of(&self.id).any(|link| link.contract == Contract::Messaging) {
             return Ok(Problem::link_not_found(self.id.as_str(), Contract::Messaging.as_str()));
         }
+        if let Some(missing) = waits_for(&self.id, &view) {
+            return Ok(Problem::link_not_found(self.id.as_str(), &missing));
+        }
         Ok(silence.hint(format!("how does it stand? `lattice-ctl get actors {}`", self.id)))
     }
+}
+
+/// The contract, or else the interface, that keeps an actor from running because no link is there for it.
+fn waits_for(id: &ActorId, view: &View) -> Option<String> {
+    let states = view.inventory.hosts.values().filter_map(|host| Some(&host.components.get(id)?.state));
+    let missing = states.filter_map(|state| match state {
+        ComponentState::Waiting(why) => why.strip_prefix("no link for ").map(str::to_owned),
+        ComponentState::Starting | ComponentState::Running | ComponentState::Failed(_) => None,
+    });
+    let interface = missing.min()?;
+    Some(Contract::parse(&interface).map_or(interface, |contract| contract.to_string()))
 }
 
 impl Document for Reply {

@@ -11,7 +11,8 @@ use serde::Serialize;
 
 use crate::connection::{ConnectionArgs, Session};
 use crate::error::{CommandError, Outcome};
-use crate::output::{Document, Output, columns};
+use crate::local::context;
+use crate::output::{Document, Output, columns, new_causes};
 use crate::view::View;
 
 /// Oldest nats-server that is good enough.
@@ -70,6 +71,7 @@ impl Doctor {
 impl Report {
     async fn examine(&mut self, session: &Session) {
         self.server(session).await;
+        self.durability(session);
         // Reading the account's streams needs JetStream; what is there already is only checked, never changed.
         match session.lattice.exists().await {
             Err(error) => return self.problem("JetStream", error.into()),
@@ -116,6 +118,19 @@ impl Report {
             self.add("server", Verdict::Warning, version, Some("the way to the server is slow".to_owned()));
         } else {
             self.ok("server", version);
+        }
+    }
+
+    /// Whether a power cut is survived; known only of a server that `up` started on this machine.
+    fn durability(&mut self, session: &Session) {
+        let check = "durability";
+        match context::state_of(session.connection().url()).and_then(|state| state.fsync) {
+            Some(true) => self.ok(check, "what is acknowledged survives a power cut".to_owned()),
+            Some(false) => {
+                let detail = "what is acknowledged survives the crash of any process, not a power cut".to_owned();
+                self.add(check, Verdict::Warning, detail, Some("`lattice-ctl up --durability fsync` survives both".to_owned()));
+            }
+            None => self.ok(check, "not known: the server was not started here; its sync_interval should be always".to_owned()),
         }
     }
 
@@ -177,28 +192,38 @@ impl Report {
     }
 
     fn actors(&mut self, view: &View) {
-        let mut troubles = Vec::new();
+        let (mut troubles, mut waiting) = (Vec::new(), Vec::new());
         for host in view.inventory.hosts.values() {
             for (id, actor) in &host.components {
-                let state = match &actor.state {
-                    ComponentState::Failed(_) | ComponentState::Waiting(_) => Some(actor.state.to_string()),
-                    ComponentState::Running | ComponentState::Starting => None,
-                };
-                let links = actor.link_errors.iter().map(|(link, why)| format!("link {link}: {why}"));
-                troubles.extend(state.into_iter().chain(links).map(|what| format!("{id} on {}: {what}", host.name)));
+                match &actor.state {
+                    ComponentState::Failed(_) => troubles.push(format!("{id} on {}: {}", host.name, actor.state)),
+                    ComponentState::Waiting(_) => waiting.push(format!("{id} on {}: {}", host.name, actor.state)),
+                    ComponentState::Running | ComponentState::Starting => {}
+                }
+                troubles.extend(actor.link_errors.iter().map(|(link, why)| format!("{id} on {}: link {link}: {why}", host.name)));
             }
             let providers = host.providers.iter().filter_map(|(id, provider)| Some((id, provider.error.as_ref()?)));
             troubles.extend(providers.map(|(id, why)| format!("provider {id} on {}: {why}", host.name)));
         }
-        if troubles.is_empty() {
-            return self.ok("actors", format!("{}, none in trouble", view.desired.components.len()));
+        if !troubles.is_empty() {
+            self.add("actors", Verdict::Wrong, troubles.join("; "), Some("`lattice-ctl get inventory`, `lattice-ctl logs`".to_owned()));
         }
-        self.add("actors", Verdict::Wrong, troubles.join("; "), Some("`lattice-ctl get actors`, `lattice-ctl logs`".to_owned()));
+        if !waiting.is_empty() {
+            self.add("actors", Verdict::Warning, waiting.join("; "), Some("`lattice-ctl link put …` gives what they wait for".to_owned()));
+        }
+        if troubles.is_empty() && waiting.is_empty() {
+            self.ok("actors", format!("{}, none in trouble", view.desired.components.len()));
+        }
     }
 
     async fn stream(&mut self, session: &Session, view: &View) {
+        let wanted = crate::change::consumers(session.name(), &view.desired);
         match session.lattice.edge_stream_status().await {
             Err(error) => self.problem("stream", error.into()),
+            Ok(None) if !wanted.is_empty() => {
+                let hint = "give the links again: `lattice-ctl link put … --delivery jetstream`".to_owned();
+                self.add("stream", Verdict::Wrong, "durable links have no stream".to_owned(), Some(hint));
+            }
             Ok(None) => self.ok("stream", "none, and no link needs one".to_owned()),
             Ok(Some(stream)) if stream.owner.as_deref() != Some(session.name().as_str()) => {
                 let owner = stream.owner.unwrap_or_else(|| "nobody that we know".to_owned());
@@ -210,7 +235,6 @@ impl Report {
                 );
             }
             Ok(Some(stream)) => {
-                let wanted = crate::change::consumers(session.name(), &view.desired);
                 let there: Vec<&str> = stream.consumers.iter().map(|consumer| consumer.name.as_str()).collect();
                 let missing: Vec<&str> = wanted.iter().map(String::as_str).filter(|name| !there.contains(name)).collect();
                 if missing.is_empty() {
@@ -228,8 +252,7 @@ impl Report {
     }
 
     fn problem(&mut self, check: &'static str, problem: Problem) {
-        let causes: String =
-            problem.causes.iter().filter(|cause| !problem.message.contains(cause.as_str())).map(|cause| format!(": {cause}")).collect();
+        let causes: String = new_causes(&problem).iter().map(|cause| format!(": {cause}")).collect();
         self.add(check, Verdict::Wrong, format!("{}{causes}", problem.message), problem.hint);
     }
 

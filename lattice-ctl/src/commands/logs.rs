@@ -14,7 +14,7 @@ use serde::Serialize;
 use crate::args::HostsArg;
 use crate::connection::{ConnectionArgs, Session};
 use crate::error::Outcome;
-use crate::output::{Document, Output, printable};
+use crate::output::{Document, Output, printable, time_of_day};
 use crate::problems;
 use crate::view::View;
 
@@ -119,20 +119,5 @@ impl Document for Line {
 
     fn names(&self) -> Vec<String> {
         vec![printable(&self.line.message)]
-    }
-}
-
-/// `13:07:42.125`, in UTC.
-fn time_of_day(at_ms: u64) -> String {
-    let seconds = at_ms / 1000 % 86_400;
-    format!("{:02}:{:02}:{:02}.{:03}Z", seconds / 3600, seconds / 60 % 60, seconds % 60, at_ms % 1000)
-}
-
-#[cfg(test)]
-mod tests {
-    #[test]
-    fn times() {
-        assert_eq!(super::time_of_day(1_718_668_800_125), "00:00:00.125Z");
-        assert_eq!(super::time_of_day(1_718_716_062_007), "13:07:42.007Z");
     }
 }

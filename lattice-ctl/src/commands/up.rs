@@ -135,6 +135,8 @@ impl Up {
         let folder = Folder::new(Some(&settings.data_dir), &settings.lattice)?;
         if self.detach {
             folder.prepare()?;
+            // Found out here if somebody has the folder; the supervisor takes the lock for good.
+            drop(folder.lock()?);
             let state = detach(&settings, &folder, output).await?;
             return output.print(&Running::new(state, &folder));
         }

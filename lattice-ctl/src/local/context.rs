@@ -51,6 +51,14 @@ pub(crate) fn remove(folder: &Folder) -> Result<(), Problem> {
     Ok(())
 }
 
+/// What runs on this machine behind the server at `url`, as far as contexts know.
+pub(crate) fn state_of(url: &str) -> Option<State> {
+    let contexts = Contexts::of_user(&environment)?;
+    let known = contexts.names().ok()?.into_iter().filter_map(|name| contexts.read(&name).ok().flatten());
+    let folder = known.filter(|context| context.nats_url.as_deref() == Some(url)).find_map(|context| folder_of(&context))?;
+    State::read(&folder).ok().flatten()
+}
+
 /// The lattice's name, or one with a number after it if somebody else's context has that.
 fn free_name(contexts: &Contexts, context: &Context, state: &State) -> Result<Option<ConfigName>, Problem> {
     /// How many lattices of one name may run side by side until one gets no context.
@@ -70,6 +78,10 @@ fn free_name(contexts: &Contexts, context: &Context, state: &State) -> Result<Op
 
 /// Whether a context was made by an `up` that no longer runs.
 fn is_over(context: &Context) -> bool {
-    let folder = |root: &std::path::PathBuf| context.lattice.as_ref().and_then(|lattice| Folder::new(Some(root), lattice).ok());
-    context.data_dir.as_ref().and_then(folder).is_some_and(|folder| !folder.is_locked())
+    folder_of(context).is_some_and(|folder| !folder.is_locked())
+}
+
+/// The data folder of the `up` that made a context.
+fn folder_of(context: &Context) -> Option<Folder> {
+    Folder::new(Some(context.data_dir.as_deref()?), context.lattice.as_ref()?).ok()
 }

@@ -8,7 +8,7 @@
 use std::collections::BTreeSet;
 use std::fs::File;
 use std::process::ExitStatus;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use futures::StreamExt as _;
 use futures::stream::BoxStream;
@@ -34,7 +34,7 @@ use super::state::{HostState, State};
 use crate::change::{ChangeArgs, Edited, Intent, Writer};
 use crate::connection::{Session, Target};
 use crate::error::{CommandError, Outcome};
-use crate::output::Output;
+use crate::output::{Output, time_of_day};
 use crate::problems;
 use crate::view::View;
 
@@ -166,7 +166,7 @@ impl Supervisor {
         self.hear_hosts(reports).await?;
         self.commit_plan(&session, view.plan.head.is_none(), output).await?;
         if let Err(problem) = context::add(&self.folder, &self.state) {
-            output.note(&format!("note: no context was made: {problem}"));
+            say(output, &format!("note: no context was made: {problem}"));
         }
         self.state.write(&self.folder)?;
         Ok(())
@@ -205,7 +205,7 @@ impl Supervisor {
         let intent = Intent { kind: "lattice", name: session.name().to_string(), done: "planned" };
         match writer.apply(intent, &|_, _| Ok(Edited::default())).await {
             Err(CommandError::Problem(problem)) if !first => {
-                output.note(&format!("note: the plan could not be brought up to date: {problem}"));
+                say(output, &format!("note: the plan could not be brought up to date: {problem}"));
                 Ok(())
             }
             other => other.map(drop),
@@ -274,7 +274,7 @@ impl Supervisor {
                 }
                 Err(problem) => {
                     let pause = self.server_restart.handle_end(Instant::now());
-                    output.note(&format!("nats-server cannot be started, trying again in {} s: {problem}", pause.as_secs_f32()));
+                    say(output, &format!("nats-server cannot be started, trying again in {} s: {problem}", pause.as_secs_f32()));
                 }
             }
         }
@@ -283,7 +283,7 @@ impl Supervisor {
                 && let Err(problem) = self.start_host(index)
             {
                 let pause = self.host_restarts.get_mut(index).map(|restart| restart.handle_end(Instant::now())).unwrap_or_default();
-                output.note(&format!("a host cannot be started, trying again in {} s: {problem}", pause.as_secs_f32()));
+                say(output, &format!("a host cannot be started, trying again in {} s: {problem}", pause.as_secs_f32()));
             }
         }
         self.save(output);
@@ -298,7 +298,7 @@ impl Supervisor {
         if tokio::time::timeout(HOSTS_GRACE, drained).await.is_err() {
             for host in &self.state.hosts {
                 if let Some(process) = host.process.filter(|process| process.is_alive()) {
-                    output.note(&format!("{} does not end, killing it", host.name));
+                    say(output, &format!("{} does not end, killing it", host.name));
                     let _ = process.signal(Signal::KILL);
                 }
             }
@@ -307,10 +307,10 @@ impl Supervisor {
         if let Some(server) = self.server.take()
             && let Err(error) = server.stop().await
         {
-            output.note(&format!("nats-server does not end: {error}"));
+            say(output, &format!("nats-server does not end: {error}"));
         }
         if let Err(problem) = context::remove(&self.folder) {
-            output.note(&format!("note: {problem}"));
+            say(output, &format!("note: {problem}"));
         }
         State::remove(&self.folder);
     }
@@ -329,7 +329,7 @@ impl Supervisor {
 
     fn save(&self, output: &Output) {
         if let Err(problem) = self.state.write(&self.folder) {
-            output.note(&format!("note: {problem}"));
+            say(output, &format!("note: {problem}"));
         }
     }
 }
@@ -360,9 +360,15 @@ async fn sleep_until(due: Option<Instant>) {
     }
 }
 
+/// Says something with the time before it: standard error is the log of a supervisor in the background.
+fn say(output: &Output, text: &str) {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    output.note(&format!("{} {text}", time_of_day(u64::try_from(now.as_millis()).unwrap_or(u64::MAX))));
+}
+
 fn say_ended(output: &Output, what: &str, status: &std::io::Result<ExitStatus>, pause: Option<Duration>) {
     let next = pause.map(|pause| format!(", starting it again in {} s", pause.as_secs_f32())).unwrap_or_default();
-    output.note(&format!("{what} ended ({}){next}", ended_how(status)));
+    say(output, &format!("{what} ended ({}){next}", ended_how(status)));
 }
 
 fn ended_how(status: &std::io::Result<ExitStatus>) -> String {

@@ -100,7 +100,7 @@ fn write(folder: &Path, path: &Path, seed: &str) -> Result<(), Problem> {
         .map_err(|error| problems::path("folder", folder, &error))?;
     let created = std::fs::File::options().write(true).create_new(true).mode(FILE_MODE).open(path);
     let mut file = created.map_err(|error| match error.kind() {
-        std::io::ErrorKind::AlreadyExists => Problem::new(ErrorCode::Conflict, format!("key file {} exists already", path.display()))
+        std::io::ErrorKind::AlreadyExists => Problem::new(ErrorCode::Failed, format!("key file {} exists already", path.display()))
             .hint("give another --name, or remove it if nothing needs it any more"),
         _ => problems::path("key file", path, &error),
     })?;
@@ -130,7 +130,7 @@ mod tests {
         let path = folder.join("account.nk");
         write(&folder, &path, "one").unwrap();
         assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
-        assert_eq!(write(&folder, &path, "two").unwrap_err().code, ErrorCode::Conflict);
+        assert_eq!(write(&folder, &path, "two").unwrap_err().code, ErrorCode::Failed);
         assert_eq!(std::fs::read_to_string(&path).unwrap(), "one\n");
     }
 }

@@ -78,12 +78,9 @@ impl Del {
     fn edit(&self, which: &Which, desired: &mut Desired) -> Result<Edited, Problem> {
         let meant: Vec<LinkSpec> = desired.links.values().filter(|link| which.fits(&self.source, link)).cloned().collect();
         if meant.is_empty() {
-            let contract = which.shape.as_ref().map_or("that", |shape| shape.contract.as_str());
-            return Err(Problem::new(
-                ErrorCode::LinkNotFound,
-                format!("link definition not found: {} has no link for {contract}", self.source),
-            )
-            .hint(format!("lattice-ctl link query {}", self.source)));
+            let what = which.shape.as_ref().map(|shape| format!(" for {} named {}", shape.contract, shape.name)).unwrap_or_default();
+            return Err(Problem::new(ErrorCode::LinkNotFound, format!("link definition not found: {} has no link{what}", self.source))
+                .hint(format!("lattice-ctl link query {}", self.source)));
         }
         for link in meant {
             desired

@@ -209,14 +209,21 @@ impl StartActor {
     }
 }
 
-/// What the actor will wait for, with the commands that give it.
+/// What the actor will wait for, or that nothing reaches it, with the commands that change it.
 fn missing_links(id: &ActorId, shape: &ComponentShape, desired: &Desired) -> Option<String> {
     let linked: BTreeSet<Contract> = desired.links_of(id).map(|link| link.contract).collect();
-    let missing: BTreeSet<Contract> =
-        admission::missing_links(shape, &linked).iter().filter_map(|import| Contract::parse(import).ok()).collect();
-    let commands: Vec<String> =
-        missing.into_iter().map(|contract| format!("`lattice-ctl link put {id} <provider> {contract} default`")).collect();
-    (!commands.is_empty()).then(|| format!("{id} waits for links: {}", commands.join(", ")))
+    let missing = admission::missing_links(shape, &linked);
+    let waits: BTreeSet<Contract> = missing.iter().filter_map(|import| Contract::parse(import).ok()).collect();
+    let serves: BTreeSet<Contract> = Contract::ALL.into_iter().filter(|contract| admission::exports_contract(shape, *contract)).collect();
+    let list = |contracts: &BTreeSet<Contract>| {
+        let commands = contracts.iter().map(|contract| format!("`lattice-ctl link put {id} <provider> {contract} default`"));
+        commands.collect::<Vec<_>>().join(", ")
+    };
+    match (waits.is_empty(), linked.is_disjoint(&serves)) {
+        (false, _) => Some(format!("{id} waits for links: {}", list(&waits))),
+        (true, true) => Some(format!("nothing reaches {id} yet: {}", list(&serves))),
+        (true, false) => None,
+    }
 }
 
 fn no_registry(reference: &str) -> Problem {

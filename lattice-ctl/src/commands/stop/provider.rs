@@ -3,7 +3,7 @@
 use clap::Args;
 use lattice_core::desired::Desired;
 use lattice_core::error::Problem;
-use lattice_core::id::{HostId, ProviderId};
+use lattice_core::id::{ActorId, HostId, ProviderId};
 
 use crate::args::HostsArg;
 use crate::change::{ChangeArgs, Edited, Intent, WaitArg, Writer};
@@ -53,6 +53,7 @@ impl StopProvider {
         let known =
             view.inventory.hosts.keys().chain(view.inventory.absent.keys()).cloned().collect::<std::collections::BTreeSet<HostId>>();
         desired.stop_provider(&self.id, &hosts, &known, self.force).map_err(|error| problems::edit(&error, desired))?;
-        Ok(Edited::default())
+        let linked = |id: &ActorId| desired.links_of(id).any(|link| link.target == self.id);
+        Ok(Edited { actors: desired.components.keys().filter(|id| linked(id)).cloned().collect(), ..Edited::default() })
     }
 }
