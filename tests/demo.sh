@@ -76,7 +76,8 @@ run lattice-ctl kv get edge-data "$region.sensor-001"
 run curl --silent --show-error --fail "http://127.0.0.1:$port/stats"
 echo
 
-memory=$(lattice-ctl get hosts -o json | field 0.profile.memory_used_mb)
+# What the first host's process has to itself, and its share of what it shares with the second.
+memory=$(awk '/^Pss:/ {printf "%.1f", $2 / 1024}' "/proc/$(field hosts.0.pid <<< "$up")/smaps_rollup")
 step "Summary"
 python3 - "$folder/summary" "$memory" <<'PYTHON'
 import json, sys
@@ -85,5 +86,5 @@ print(f"readings in        {s['readings']}")
 print(f"results out        {s['results']}   ({s['lost']} lost, {s['doubled']} doubled, {s['wrong']} wrong)")
 print(f"alerts             {s['alerts']}")
 print(f"publish → result   p50 {s['p50_ms']:.2f} ms, p99 {s['p99_ms']:.2f} ms")
-print(f"memory of a host   {sys.argv[2]} MiB")
+print(f"memory of a host   {sys.argv[2]} MiB (PSS)")
 PYTHON

@@ -16,6 +16,9 @@ const FIRST_TIMESTAMP: u64 = 1_718_668_800;
 /// Results that are outstanding at most; beyond it publishing waits, so that a stuck actor is seen and not buried.
 const MAX_OUTSTANDING: usize = 4096;
 
+/// Largest latency that is told apart, in microseconds; more counts as this much.
+const MAX_LATENCY_US: u64 = 60_000_000;
+
 /// What to publish, where.
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
@@ -75,7 +78,7 @@ pub(crate) async fn run(arguments: &Arguments) -> Result<(), Error> {
     })
     .await?;
     let client = connection.client().clone();
-    let mut results = client.subscribe(format!("edge.result.{}", arguments.region)).await?;
+    let mut results = stamped(client.subscribe(format!("edge.result.{}", arguments.region)).await?);
     let mut alerts = client.subscribe(format!("edge.alert.{}", arguments.region)).await?;
     client.flush().await?;
 
@@ -89,8 +92,8 @@ pub(crate) async fn run(arguments: &Arguments) -> Result<(), Error> {
         let may_publish = next < arguments.count && tally.outstanding.len() < MAX_OUTSTANDING;
         tokio::select! {
             biased;
-            Some(message) = results.next() => {
-                tally.take_result(&message.payload);
+            Some((arrived, payload)) = results.recv() => {
+                tally.take_result(arrived, &payload);
                 last_progress = Instant::now();
             }
             Some(_) = alerts.next() => {
@@ -107,6 +110,19 @@ pub(crate) async fn run(arguments: &Arguments) -> Result<(), Error> {
     }
     print(&tally, arguments.json);
     tally.verdict()
+}
+
+/// Notes when each message arrives, while the publisher may be waiting for an acknowledgement.
+fn stamped(mut subscriber: async_nats::Subscriber) -> tokio::sync::mpsc::Receiver<(Instant, bytes::Bytes)> {
+    let (sender, receiver) = tokio::sync::mpsc::channel(MAX_OUTSTANDING);
+    tokio::spawn(async move {
+        while let Some(message) = subscriber.next().await {
+            if sender.send((Instant::now(), message.payload)).await.is_err() {
+                return;
+            }
+        }
+    });
+    receiver
 }
 
 fn period(rate: u32) -> Duration {
@@ -164,7 +180,7 @@ impl Tally {
             doubled: 0,
             wrong: 0,
             outstanding: BTreeMap::new(),
-            latency_us: Histogram::new(3)?,
+            latency_us: Histogram::new_with_max(MAX_LATENCY_US, 3)?,
         })
     }
 
@@ -172,7 +188,7 @@ impl Tally {
         self.outstanding.is_empty() && self.alerts >= self.expected_alerts
     }
 
-    fn take_result(&mut self, payload: &[u8]) {
+    fn take_result(&mut self, arrived: Instant, payload: &[u8]) {
         #[derive(serde::Deserialize)]
         struct Result {
             device_id: String,
@@ -188,7 +204,7 @@ impl Tally {
             None => self.doubled += 1,
             Some((_, level)) if level != result.alert_level => self.wrong += 1,
             Some((published, _)) => {
-                let micros = u64::try_from(published.elapsed().as_micros()).unwrap_or(u64::MAX);
+                let micros = u64::try_from(arrived.saturating_duration_since(published).as_micros()).unwrap_or(u64::MAX);
                 self.latency_us.saturating_record(micros);
             }
         }
