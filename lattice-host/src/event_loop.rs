@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use lattice_core::agent::{Action, Agent};
-use lattice_core::id::{ActorId, Digest};
+use lattice_core::id::{ActorId, Digest, Generation};
 use lattice_core::timing::{HEARTBEAT_INTERVAL, OFFLINE_START_AFTER};
 use lattice_core::wire::assignment::Assignment;
 use lattice_core::wire::event::EventKind;
@@ -37,6 +37,8 @@ pub(crate) enum Event {
     Loaded { actor: ActorId, digest: Digest, outcome: Result<Loaded, LoadError> },
     /// An actor cannot run as it was ordered.
     RunFailed { actor: ActorId, why: String },
+    /// The assignment of this generation is on disk, or cannot be brought there.
+    Kept(Generation),
     /// What a report says has changed.
     Changed,
     /// Somebody asks how the host stands.
@@ -104,6 +106,8 @@ pub(crate) struct EventLoop {
     connection: Option<ConnectionState>,
     /// The assignment of the last start, until the store answers or it is time to start from it.
     kept: Option<Box<Assignment>>,
+    /// The newest generation that a restart would come back with.
+    kept_generation: Generation,
     last_refusal: Option<String>,
     next_heartbeat: Duration,
     drained: bool,
@@ -120,6 +124,7 @@ impl EventLoop {
             started: Instant::now(),
             store: Store::Unknown,
             connection: None,
+            kept_generation: kept.as_ref().map_or(Generation(0), |kept| kept.generation),
             kept: kept.map(Box::new),
             last_refusal: None,
             next_heartbeat: Duration::ZERO,
@@ -155,6 +160,10 @@ impl EventLoop {
             Event::Fetched(fetched) => self.handle_fetched(fetched),
             Event::Loaded { actor, digest, outcome } => self.handle_loaded(&actor, &digest, outcome),
             Event::RunFailed { actor, why } => self.agent.handle_run_failed(&actor, why),
+            Event::Kept(generation) => {
+                self.kept_generation = generation;
+                self.send_report();
+            }
             Event::Changed => self.send_report(),
             Event::Question(answer) => {
                 // Whoever asked may be gone.
@@ -318,7 +327,10 @@ impl EventLoop {
     fn report(&mut self) -> HostReport {
         let now = self.now();
         let errors = self.errors.count(now);
-        self.reporter.report(&self.agent, &self.executor, errors)
+        let mut report = self.reporter.report(&self.agent, &self.executor, errors);
+        // What was said to be applied must be there after a crash, too.
+        report.applied_generation = report.applied_generation.min(self.kept_generation);
+        report
     }
 
     fn send_report(&mut self) {

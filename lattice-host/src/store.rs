@@ -1,4 +1,6 @@
 //! The last assignment on disk, with which a host starts when nobody tells it anything newer.
+//!
+//! **Invariant.** A host says that it has applied a generation only once that generation is kept here, or cannot be.
 
 use std::path::{Path, PathBuf};
 
@@ -61,15 +63,16 @@ pub fn write(path: &Path, lattice: &LatticeName, assignment: &Assignment) -> std
     disk::replace(path, &wire::encode(&Kept { lattice: lattice.clone(), assignment }))
 }
 
-/// Keeps whatever assignment is the newest, off the event loop. Ends when the sender is dropped.
+/// Keeps whatever assignment is the newest, off the event loop, and says so. Ends when the sender is dropped.
 pub(crate) async fn keep(path: PathBuf, lattice: LatticeName, mut newest: watch::Receiver<Option<Box<Assignment>>>, events: mpsc::Sender<Event>) {
     while newest.changed().await.is_ok() {
         let Some(assignment) = newest.borrow_and_update().clone() else { continue };
-        let (path, lattice) = (path.clone(), lattice.clone());
+        let (path, lattice, generation) = (path.clone(), lattice.clone(), assignment.generation);
         let written = tokio::task::spawn_blocking(move || write(&path, &lattice, &assignment)).await;
         if let Ok(Err(error)) = written {
             let _ = events.send(Event::Trouble(format!("last assignment cannot be kept: {error}"))).await;
         }
+        let _ = events.send(Event::Kept(generation)).await;
     }
 }
 
