@@ -102,7 +102,7 @@ impl Bus {
             subjects: subjects.iter().map(|subject| (*subject).to_owned()).collect(),
             ..Default::default()
         };
-        let made = self.runtime.block_on(async_nats::jetstream::new(self.client.clone()).create_stream(config));
+        let made = self.runtime.block_on(async { async_nats::jetstream::new(self.client.clone()).create_stream(config).await });
         made.expect("a stream");
     }
 

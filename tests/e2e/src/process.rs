@@ -20,18 +20,16 @@ impl HostProcess {
     pub fn start(data_dir: &Path, flags: &[&str]) -> Self {
         let log = data_dir.with_extension("log");
         let log = File::options().create(true).append(true).open(&log).expect("a log file");
-        let child = Command::new(bin("lattice-host"))
-            .arg("--data-dir")
-            .arg(data_dir)
-            .args(flags)
-            .env_clear()
-            .env("HOME", data_dir.parent().expect("a parent"))
-            .stdin(Stdio::null())
-            .stdout(log.try_clone().expect("the same log"))
-            .stderr(log)
-            .spawn()
-            .expect("lattice-host runs");
+        let log_too = log.try_clone().expect("the same log");
+        let child = Self::command(data_dir).args(flags).stdout(log_too).stderr(log).spawn().expect("lattice-host runs");
         Self { child, data_dir: data_dir.to_owned() }
+    }
+
+    /// `lattice-host --data-dir <data_dir>`, to be started.
+    pub fn command(data_dir: &Path) -> Command {
+        let mut command = Command::new(bin("lattice-host"));
+        command.arg("--data-dir").arg(data_dir).env_clear().env("HOME", data_dir.parent().expect("a parent")).stdin(Stdio::null());
+        command
     }
 
     /// Its process id.

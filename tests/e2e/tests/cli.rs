@@ -40,7 +40,7 @@ fn not_found(world: &World) {
     check("scale actor nobody --max 2", "not-found", "actor not found: nobody", "");
     check("get actors nobody", "not-found", "actor not found: nobody", "");
     check("stop provider nobody", "not-found", "provider not found: nobody", "");
-    check("link del nobody wasmcloud:keyvalue default", "not-found", "", "");
+    check("link del nobody wasmcloud:keyvalue default", "link-not-found", "link definition not found: nobody", "link query");
     check("config get nothing", "not-found", "config not found: nothing", "");
     check("config del nothing", "not-found", "", "");
     check("kv ls nothing", "not-found", "", "");

@@ -35,27 +35,28 @@ fn handlers_that_misbehave() {
     let pid = world.host_pid("NEDGE01");
     world.start_program("echo", "neighbour", "");
     let before = memory_mb(pid);
-    let check = |name: &str, flags: &str, payload: &str, part: &str| {
+    let check = |name: &str, flags: &str, payload: &str, part: (i32, &str)| {
         let id = name.replace('_', "-");
         if world.actor_state(&id).0 == "absent" {
             world.start_program(name, &id, flags);
         }
-        world.call(&id, payload).fails(1, part);
+        let (exit, part) = part;
+        world.call(&id, payload).fails(exit, part);
         undisturbed(&world, pid);
     };
-    check("trap", "", "abort", "trapped");
-    check("trap", "", "told you so", "trapped");
-    check("fail", "", "on purpose", "told to fail: on purpose");
-    check("deep_recursion", "", "", "trapped");
-    check("spin", "--cpu-ms 200", "", "CPU limit reached: more than 200 ms");
-    check("spin_hostcalls", "--cpu-ms 200 --deadline-ms 1500", "", "reached");
-    check("spin_hostcalls", "", "log", "reached");
-    check("memory_bomb", "--memory-mb 48", "", "memory");
-    check("spin_init", "--cpu-ms 200", "", "CPU limit reached");
-    check("sleepy", "--deadline-ms 300", "5000", "deadline reached: not done after 300 ms");
-    check("handle_leak", "", "pollables 1000000", "");
-    check("huge_return", "", "error 2097152", "");
-    check("counter", "", "trap", "trapped");
+    check("trap", "", "abort", (1, "trapped"));
+    check("trap", "", "told you so", (1, "trapped"));
+    check("fail", "", "on purpose", (1, "told to fail: on purpose"));
+    check("deep_recursion", "", "", (1, "trapped"));
+    check("spin", "--cpu-ms 200", "", (1, "CPU limit reached: more than 200 ms"));
+    check("spin_hostcalls", "--cpu-ms 200 --deadline-ms 1500", "", (1, "reached"));
+    check("spin_hostcalls", "", "log", (1, "reached"));
+    check("memory_bomb", "--memory-mb 48", "", (1, "memory"));
+    check("spin_init", "--cpu-ms 200", "", (1, "CPU limit reached"));
+    check("sleepy", "--deadline-ms 300", "5000", (5, "deadline reached: not done after 300 ms"));
+    check("handle_leak", "", "pollables 1000000", (1, ""));
+    check("huge_return", "", "error 2097152", (1, ""));
+    check("counter", "", "trap", (1, "trapped"));
     let grown = memory_mb(pid).saturating_sub(before);
     assert!(grown < MAX_GROWTH_MB, "the host has grown by {grown} MiB");
     huge_things(&world);

@@ -263,6 +263,8 @@ fn a_host_drains() {
 
     // Work that ends when the test says so: the actor asks, and the test answers.
     world.start_program("forbidden", "asker", "--max 4");
+    world.line("start provider builtin://kv-memory memory").ok();
+    world.line("link put asker memory wasmcloud:keyvalue default").ok();
     world.line("link put asker messaging wasmcloud:messaging ask --publish edge.ask.> --timeout 60000").ok();
     let answered = |name: &str| (bus.hear(&format!("edge.ask.{name}")), bus.hear(&format!("_INBOX.test.{name}")));
     let (quick, slow, late) = (answered("quick"), answered("slow"), answered("late"));

@@ -1,7 +1,7 @@
 //! The product as its users meet it: the commands of the README by hand, once with durable readings, once without.
 
 use std::collections::BTreeSet;
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 use std::time::Duration;
 
 use e2e::{Bus, HOT, Heard, REGION, World, actor, http};
@@ -282,12 +282,9 @@ fn tools(world: &World, ears: &Ears) {
     ears.results.of_device("for-sub");
     world.line("sub edge.nothing.here --count 1 --timeout 200ms").fails(5, "NATS: subscription timeout");
 
-    let keys = world.folder().join("keys");
-    std::fs::create_dir(&keys).expect("a folder");
-    let generated = Command::new(e2e::bin("lattice-ctl")).args(["keys", "gen", "user", "-o", "json"]).env_clear().env("HOME", world.folder()).output();
-    let generated = generated.expect("it runs");
-    assert!(generated.status.success(), "{generated:?}");
-    world.line("keys list").ok();
+    let generated = world.line("keys gen user -o json").json();
+    let listed = world.line("keys list -o json").json();
+    assert_eq!(listed[0]["public_key"], generated["public_key"]);
 }
 
 fn stopping(world: &World, port: u16) {
