@@ -98,20 +98,20 @@ fn shape(bytes: &[u8]) -> wasmparser::Result<ComponentShape> {
     let mut depth = 0_u32;
     for payload in Parser::new(0).parse_all(bytes) {
         let payload = payload?;
-        match &payload {
-            Payload::ModuleSection { .. } | Payload::ComponentSection { .. } => depth = depth.saturating_add(1),
-            Payload::End(_) => depth = depth.saturating_sub(1),
-            Payload::ComponentImportSection(imports) if depth == 0 => {
-                for import in imports.clone() {
-                    shape.imports.insert(import?.name.name.to_owned());
-                }
+        if matches!(payload, Payload::ModuleSection { .. } | Payload::ComponentSection { .. }) {
+            depth = depth.saturating_add(1);
+        } else if matches!(payload, Payload::End(_)) {
+            depth = depth.saturating_sub(1);
+        } else if depth > 0 {
+            continue;
+        } else if let Payload::ComponentImportSection(imports) = payload {
+            for import in imports {
+                shape.imports.insert(import?.name.name.to_owned());
             }
-            Payload::ComponentExportSection(exports) if depth == 0 => {
-                for export in exports.clone() {
-                    shape.exports.insert(export?.name.name.to_owned());
-                }
+        } else if let Payload::ComponentExportSection(exports) = payload {
+            for export in exports {
+                shape.exports.insert(export?.name.name.to_owned());
             }
-            _ => {}
         }
     }
     Ok(shape)

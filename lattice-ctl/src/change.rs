@@ -282,3 +282,40 @@ fn late(limit: Duration, missing: &[String]) -> Problem {
     Problem::new(ErrorCode::TimedOut, message)
         .hint("`lattice-ctl get hosts` shows how far each host is; --timeout waits longer, --no-wait does not wait")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::view::tests::{actor, component, host, view};
+    use lattice_core::desired::NodeSpec;
+
+    #[test]
+    fn only_live_hosts_whose_part_changed_are_waited_for() {
+        let view = view(2, Desired::default());
+        let mut next = view.desired.clone();
+        next.start_component(actor("a"), component(&[0, 5]), Some(2), false).unwrap();
+        let plan = plan::plan(&next, Revision(2), &view.inventory, &view.plan).unwrap();
+        let after = view.plan.after(&plan, Revision(2));
+        let awaited = awaited(&view.inventory, view.plan.generation(), &after);
+        assert_eq!(awaited, BTreeMap::from([(host(0), Awaited::Generation(Generation(2)))]));
+    }
+
+    #[test]
+    fn a_host_that_is_stopped_is_waited_for_until_it_is_gone() {
+        let view = view(2, Desired::default());
+        let incarnation = view.inventory.hosts[&host(1)].incarnation.clone();
+        let mut next = view.desired.clone();
+        next.nodes.insert(host(1), NodeSpec { stop: Some(incarnation.clone()) });
+        let plan = plan::plan(&next, Revision(2), &view.inventory, &view.plan).unwrap();
+        let after = view.plan.after(&plan, Revision(2));
+        let awaited = awaited(&view.inventory, view.plan.generation(), &after);
+        assert_eq!(awaited, BTreeMap::from([(host(1), Awaited::Gone(incarnation))]));
+    }
+
+    #[test]
+    fn pauses_grow_and_stay_small() {
+        for attempt in 1..=ATTEMPTS {
+            assert!(pause(attempt) < CONFLICT_PAUSE * attempt);
+        }
+    }
+}

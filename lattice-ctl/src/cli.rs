@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{CommandFactory as _, Parser};
-use lattice_core::error::Problem;
+use lattice_core::error::{ErrorCode, Problem};
 
 use crate::commands::Command;
 use crate::output::{Format, Output};
@@ -71,18 +71,14 @@ pub(crate) fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Cli
     let arguments: Vec<OsString> = arguments.into_iter().collect();
     Cli::try_parse_from(&arguments).map_err(|error| {
         let output = Output::new(wanted_format(&arguments));
-        match error.kind() {
-            ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => {
-                // A reader that has gone has seen enough.
-                let _ = error.print();
-                ExitCode::SUCCESS
-            }
-            ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand if !output.format().is_for_programs() => {
-                let _ = error.print();
-                ExitCode::from(lattice_core::error::ErrorCode::Usage.exit_code())
-            }
-            _ => output.finish(Err(describe(&error).into())),
+        let kind = error.kind();
+        let help_instead = kind == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand && !output.format().is_for_programs();
+        if !help_instead && kind != ErrorKind::DisplayHelp && kind != ErrorKind::DisplayVersion {
+            return output.finish(Err(describe(&error).into()));
         }
+        // A reader that has gone has seen enough.
+        let _ = error.print();
+        if help_instead { ExitCode::from(ErrorCode::Usage.exit_code()) } else { ExitCode::SUCCESS }
     })
 }
 

@@ -91,10 +91,14 @@ impl Output {
             Format::Table => document.text(false),
             Format::Wide => document.text(true),
             Format::Json => pretty(document)?,
-            Format::Ndjson => match as_value(document)? {
-                Value::Array(items) => items.iter().map(Value::to_string).collect::<Vec<_>>().join("\n"),
-                other => other.to_string(),
-            },
+            Format::Ndjson => {
+                let value = as_value(document)?;
+                let items = value.as_array().map_or(std::slice::from_ref(&value), Vec::as_slice);
+                items.iter().map(Value::to_string).collect::<Vec<_>>().join(
+                    "
+",
+                )
+            }
             Format::Yaml => serde_saphyr::to_string(&as_value(document)?).map_err(|error| problems::failed("writing YAML", &error))?,
             Format::Name => document.names().join("\n"),
         };

@@ -16,8 +16,9 @@ use lattice_nats::StoreError;
 use crate::connection::Session;
 use crate::error::Outcome;
 
-/// How long hosts that should be there are waited for; a host behind a slow mobile link answers within half of it.
-pub(crate) const ANSWER_WINDOW: Duration = Duration::from_secs(1);
+/// How long hosts that should be there are waited for: a host behind a slow mobile link, or on a busy machine, answers within
+/// half of it.
+pub(crate) const ANSWER_WINDOW: Duration = Duration::from_secs(2);
 
 /// A lattice at one moment.
 #[derive(Debug, Clone)]
@@ -75,11 +76,69 @@ async fn reports(session: &Session, plan: &PlanState) -> Outcome<Vec<HostReport>
 }
 
 fn no_lattice(session: &Session, error: StoreError) -> Problem {
-    match error {
-        StoreError::Missing { what: "bucket" | "stream", .. } => {
-            let message = format!("lattice `{}` does not exist on {}", session.name(), session.connection().url());
-            Problem::new(ErrorCode::NotFound, message).hint("`lattice-ctl up` makes one; --lattice and --nats-url name another")
+    if !matches!(error, StoreError::Missing { what: "bucket" | "stream", .. }) {
+        return error.into();
+    }
+    let message = format!("lattice `{}` does not exist on {}", session.name(), session.connection().url());
+    Problem::new(ErrorCode::NotFound, message).hint("`lattice-ctl up` makes one; --lattice and --nats-url name another")
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+    use lattice_core::desired::ComponentSpec;
+    use lattice_core::id::{ActorId, Digest, Generation, HostName, Incarnation, LatticeName, Region};
+    use lattice_core::plan;
+    use lattice_core::wire::assignment::{InstancePolicy, Limits};
+    use lattice_core::wire::report::{HostState, Profile};
+
+    pub(crate) fn host(n: u8) -> HostId {
+        HostId::new(format!("N{}", char::from(b'A' + n).to_string().repeat(55))).unwrap()
+    }
+
+    pub(crate) fn actor(name: &str) -> ActorId {
+        ActorId::new(name).unwrap()
+    }
+
+    pub(crate) fn report(n: u8) -> HostReport {
+        HostReport {
+            id: host(n),
+            name: HostName::new(format!("NEDGE0{}", n + 1)).unwrap(),
+            lattice: LatticeName::new("default").unwrap(),
+            region: Region::new("local").unwrap(),
+            labels: BTreeMap::new(),
+            incarnation: Incarnation::new("01").unwrap(),
+            seq: 1,
+            version: String::new(),
+            state: HostState::Ready,
+            uptime_seconds: 1,
+            profile: Profile::default(),
+            applied_generation: Generation(0),
+            error_count: 0,
+            components: BTreeMap::new(),
+            providers: BTreeMap::new(),
         }
-        other => other.into(),
+    }
+
+    pub(crate) fn component(hosts: &[u8]) -> ComponentSpec {
+        ComponentSpec {
+            image: "file:///a.wasm".into(),
+            digest: Digest::of(b"a"),
+            max: 1,
+            hosts: hosts.iter().map(|n| host(*n)).collect(),
+            policy: InstancePolicy::default(),
+            limits: Limits::default(),
+            config: Vec::new(),
+        }
+    }
+
+    /// A view of `hosts` hosts, NEDGE01 and so on, that carry out `desired`.
+    pub(crate) fn view(hosts: u8, desired: Desired) -> View {
+        let inventory = Inventory::new((0..hosts).map(report), []);
+        let first = plan::plan(&desired, Revision(1), &inventory, &PlanState::default()).unwrap();
+        let plan = PlanState::default().after(&first, Revision(1));
+        View { desired, revision: Revision(1), plan, inventory }
     }
 }

@@ -48,6 +48,8 @@ pub(crate) struct Down {
 struct Stopped {
     lattice: LatticeName,
     data_dir: PathBuf,
+    /// Whether the server was ours, so that the lattice itself is stopped and not only some of its hosts.
+    server: bool,
 }
 
 impl Down {
@@ -62,10 +64,11 @@ impl Down {
         self.confirm(&state, &folder, output)?;
         let mut live = output.live();
         live.show(format!("stopping lattice {}", state.lattice));
+        let server = state.fsync.is_some();
         end(&state, &folder).await?;
         context::remove(&folder)?;
         drop(live);
-        output.print(&Stopped { lattice: state.lattice, data_dir: folder.root().to_owned() })
+        output.print(&Stopped { lattice: state.lattice, data_dir: folder.root().to_owned(), server })
     }
 
     /// The folder that is meant.
@@ -122,7 +125,9 @@ async fn end(state: &State, folder: &Folder) -> Result<(), Problem> {
 
 impl Document for Stopped {
     fn text(&self, _wide: bool) -> String {
-        format!("lattice {} is stopped; its data stay in {}", self.lattice, self.data_dir.display())
+        let what = if self.server { "" } else { "hosts of " };
+        let are = if self.server { "is" } else { "are" };
+        format!("{what}lattice {} {are} stopped; the data stay in {}", self.lattice, self.data_dir.display())
     }
 
     fn names(&self) -> Vec<String> {

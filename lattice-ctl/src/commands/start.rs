@@ -13,7 +13,7 @@ use crate::output::Output;
 pub(crate) enum Start {
     #[command(visible_alias = "component")]
     Actor(Box<actor::StartActor>),
-    Provider(provider::StartProvider),
+    Provider(Box<provider::StartProvider>),
 }
 
 impl Start {

@@ -99,10 +99,12 @@ fn write(folder: &Path, path: &Path, seed: &str) -> Result<(), Problem> {
         .create(folder)
         .map_err(|error| problems::path("folder", folder, &error))?;
     let created = std::fs::File::options().write(true).create_new(true).mode(FILE_MODE).open(path);
-    let mut file = created.map_err(|error| match error.kind() {
-        std::io::ErrorKind::AlreadyExists => Problem::new(ErrorCode::Failed, format!("key file {} exists already", path.display()))
-            .hint("give another --name, or remove it if nothing needs it any more"),
-        _ => problems::path("key file", path, &error),
+    let mut file = created.map_err(|error| {
+        if error.kind() == std::io::ErrorKind::AlreadyExists {
+            return Problem::new(ErrorCode::Failed, format!("key file {} exists already", path.display()))
+                .hint("give another --name, or remove it if nothing needs it any more");
+        }
+        problems::path("key file", path, &error)
     })?;
     writeln!(file, "{seed}").and_then(|()| file.sync_all()).map_err(|error| problems::path("key file", path, &error))
 }

@@ -185,3 +185,74 @@ impl Values {
         args::map("value", &given.chain(self.value.iter().cloned()).collect::<Vec<_>>())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::view::tests::{actor, component};
+    use clap::Parser as _;
+    use lattice_core::desired::ProviderSpec;
+    use lattice_core::wire::assignment::ProviderKind;
+
+    #[derive(clap::Parser)]
+    struct Line {
+        #[command(flatten)]
+        put: Put,
+    }
+
+    fn edit(line: &str) -> Result<(LinkSpec, Edited), Problem> {
+        let line = Line::try_parse_from(std::iter::once("put").chain(line.split_whitespace()));
+        let put = line.unwrap_or_else(|error| panic!("{error}")).put;
+        let mut desired = Desired::default();
+        desired.start_component(actor("a"), component(&[]), None, false).unwrap();
+        for (id, kind) in [("kv", ProviderKind::KvNats), ("http", ProviderKind::HttpServer), ("m", ProviderKind::MessagingNats)] {
+            let spec = ProviderSpec { image: String::new(), kind, hosts: BTreeSet::new(), config: vec![] };
+            desired.start_provider(ProviderId::new(id).unwrap(), spec).unwrap();
+        }
+        let shape = shape::read(&put.first, put.second.as_deref(), &put.interface, put.link_name.as_ref())?;
+        let edited = put.edit(&shape, &put.values.collect()?, &mut desired)?;
+        Ok((desired.links.into_values().next().unwrap(), edited))
+    }
+
+    fn values(link: &LinkSpec) -> String {
+        crate::output::pairs(&link.values)
+    }
+
+    #[test]
+    fn the_articles_lines() {
+        let (link, _) =
+            edit("a kv wasmcloud:keyvalue default --bucket edge-data --region ap-east-1 --timeout 5000 --retry-count 3 --retry-delay 1000")
+                .unwrap();
+        assert_eq!(values(&link), "bucket=edge-data,region=ap-east-1,retry-count=3,retry-delay-ms=1000,timeout-ms=5000");
+        let (link, _) =
+            edit("a m wasmcloud:messaging cloud-sync --subscription edge.sensor.x --subscription edge.cmd.x --delivery jetstream").unwrap();
+        assert_eq!(
+            (values(&link).as_str(), link.name.as_str()),
+            ("delivery=jetstream,subscription=edge.sensor.x,edge.cmd.x", "cloud-sync")
+        );
+        let (link, edited) = edit("MBCF VAG3 wasmcloud:httpserver default --port 8080").unwrap();
+        assert_eq!((link.source.as_str(), edited.notes.len()), ("MBCF", 2));
+    }
+
+    #[test]
+    fn either_end_may_stand_first_where_the_provider_calls() {
+        let (link, _) = edit("http a wasi http --interface incoming-handler --link-name web").unwrap();
+        assert_eq!((link.source.as_str(), link.target.as_str(), link.name.as_str()), ("a", "http", "web"));
+    }
+
+    #[test]
+    fn what_makes_no_sense_is_refused_even_if_the_actor_is_not_there() {
+        let check = |line: &str, part: &str| {
+            let problem = edit(line).unwrap_err();
+            assert!(problem.message.contains(part) && problem.code.exit_code() == 2, "{line}: {problem:?}");
+        };
+        check("x kv wasmcloud:keyvalue default --port 1", "has no value `port`");
+        check("x kv wasmcloud:messaging default", "does not serve");
+        check("x m wasmcloud:messaging default --subscription edge.>", "takes everything");
+        check("x m wasmcloud:messaging default --subscription lat.x --force", "never allowed");
+        check("x http wasmcloud:httpserver default --port 99999", "`port` = `99999`");
+        check("x kv wasmcloud:keyvalue default --bucket a --value bucket=b", "given twice");
+        check("x kv wasmcloud:keyvalue default --permissions fly", "permission `fly`");
+        check("x y.z wasmcloud:keyvalue default", "provider id");
+    }
+}

@@ -239,3 +239,79 @@ fn unknown(id: &ActorId, desired: &Desired) -> Problem {
     };
     Problem::actor_image(id.as_str(), "no actor of that id is known here, and registries cannot be reached yet").hint(hint)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::view::tests::{actor, component, host, view};
+    use clap::Parser as _;
+
+    #[derive(clap::Parser)]
+    struct Line {
+        #[command(flatten)]
+        start: StartActor,
+    }
+
+    fn parse(line: &str) -> StartActor {
+        Line::try_parse_from(line.split_whitespace()).map(|line| line.start).unwrap_or_else(|error| panic!("{line}: {error}"))
+    }
+
+    fn edit(line: &str, before: Desired) -> Result<Desired, Problem> {
+        let view = view(3, before);
+        let mut next = view.desired.clone();
+        let source = Source::Stored { image: "file:///b.wasm".into(), digest: Digest::of(b"b"), shape: ComponentShape::default() };
+        let start = parse(line);
+        let source = if start.reference.ends_with(".wasm") { source } else { Source::Known };
+        start.edit(&actor("a"), &source, &view, &mut next).map(|_| next)
+    }
+
+    fn running(hosts: &[u8]) -> Desired {
+        let mut desired = Desired::default();
+        desired.start_component(actor("a"), component(hosts), Some(5), false).unwrap();
+        desired
+    }
+
+    #[test]
+    fn references() {
+        let what = |line: &str| parse(line).what();
+        assert_eq!(what("start /x/edge_processor.wasm").unwrap(), (Some("/x/edge_processor.wasm".into()), actor("edge_processor")));
+        assert_eq!(what("start file:///x/b.wasm id").unwrap(), (Some("/x/b.wasm".into()), actor("id")));
+        assert!(what("start file://b.wasm").unwrap().0.unwrap().is_absolute());
+        assert_eq!(what("start edge-processor").unwrap(), (None, actor("edge-processor")));
+        for reference in ["ghcr.io/a/b:1", "oci://ghcr.io/a/b:1"] {
+            let problem = what(&format!("start {reference} id")).unwrap_err();
+            assert!(problem.message.starts_with("actor start failed: image pull: ghcr.io/a/b:1"), "{problem:?}");
+        }
+    }
+
+    #[test]
+    fn a_new_actor_gets_an_instance_for_each_named_host() {
+        let next = edit("start b.wasm a --host NEDGE01,NEDGE03 --memory-mb 7", Desired::default()).unwrap();
+        let spec = &next.components["a"];
+        assert_eq!((spec.max, spec.hosts.len(), spec.limits.memory_mb, spec.limits.cpu_ms), (2, 2, 7, 1000));
+        assert_eq!(edit("start b.wasm a", Desired::default()).unwrap().components["a"].max, 1);
+        assert!(edit("start b.wasm a --host NEDGE09", Desired::default()).unwrap_err().message.contains("host not found: NEDGE09"));
+    }
+
+    #[test]
+    fn a_known_actor_keeps_what_is_not_said_again() {
+        let next = edit("start a --hosts NEDGE02 --link-name x", running(&[0])).unwrap();
+        let spec = &next.components["a"];
+        assert_eq!((spec.max, spec.hosts.clone()), (5, BTreeSet::from([host(0), host(1)])));
+        assert!(edit("start a", Desired::default()).unwrap_err().message.starts_with("actor start failed: image pull"));
+    }
+
+    #[test]
+    fn an_actor_that_the_plan_placed_stays_there_too() {
+        let next = edit("start a --host NEDGE02", running(&[])).unwrap();
+        assert_eq!(next.components["a"].hosts, BTreeSet::from([host(0), host(1)]));
+    }
+
+    #[test]
+    fn other_code_needs_to_be_allowed() {
+        assert!(edit("start b.wasm a", running(&[0])).unwrap_err().hint.unwrap().contains("--allow-update"));
+        let next = edit("start b.wasm a --allow-update", running(&[0])).unwrap();
+        let spec = &next.components["a"];
+        assert_eq!((spec.digest.clone(), spec.image.as_str(), spec.max, spec.hosts.len()), (Digest::of(b"b"), "file:///b.wasm", 5, 1));
+    }
+}

@@ -57,3 +57,35 @@ impl StopActor {
         Ok(Edited::default())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::view::tests::{actor, component, view};
+
+    #[test]
+    fn only_where_it_runs() {
+        let mut desired = Desired::default();
+        desired.start_component(actor("a"), component(&[0, 1]), Some(4), false).unwrap();
+        let view = view(3, desired);
+        let stop = |id: &str, host: &str| {
+            let hosts = HostsArg { hosts: vec![host.to_owned()] };
+            let verb = StopActor {
+                id: actor(id),
+                hosts,
+                change: ChangeArgs::default(),
+                wait: WaitArg::default(),
+                connection: ConnectionArgs::default(),
+            };
+            let mut next = view.desired.clone();
+            verb.edit(&view, &mut next).map(|_| next)
+        };
+        let next = stop("a", "NEDGE02").unwrap();
+        assert_eq!((next.components["a"].max, next.components["a"].hosts.len()), (2, 1));
+        let stranger = stop("a", "NEDGE03").unwrap_err();
+        assert_eq!(stranger.message, "actor a does not run on NEDGE03");
+        assert_eq!(stranger.hint.unwrap(), "it runs on NEDGE01, NEDGE02");
+        assert_eq!(stop("a", "NEDGE04").unwrap_err().message, "host not found: NEDGE04");
+        assert_eq!(stop("b", "NEDGE01").unwrap_err().message, "actor not found: b");
+    }
+}
