@@ -17,6 +17,7 @@ use tokio_util::sync::CancellationToken;
 use crate::delivery::Target;
 use crate::metrics::Operation;
 use crate::runtime::ReplyRoute;
+use crate::status::InletStatus;
 
 /// Calls that wait or run at once; more are turned away.
 const MAX_CALLS: usize = 64;
@@ -27,6 +28,7 @@ pub(crate) struct Desk {
     pub(crate) host: HostName,
     /// Whether the actor has a messaging link: without one nobody may send it messages.
     pub(crate) linked: watch::Receiver<bool>,
+    pub(crate) status: InletStatus,
     pub(crate) stop: CancellationToken,
 }
 
@@ -34,11 +36,10 @@ pub(crate) struct Desk {
 pub(crate) async fn run(desk: Desk, target: Target) {
     let mut calls = match desk.lattice.calls(&target.id).await {
         Ok(calls) => calls,
-        Err(error) => {
-            tracing::warn!(actor = %target.id, %error, "calls cannot be taken");
-            return;
-        }
+        // Only a client that was closed subscribes to nothing; then the host is going down.
+        Err(error) => return desk.status.fails(lattice_core::error::chain(&error).join(": ")),
     };
+    desk.status.works();
     let mut running = JoinSet::new();
     loop {
         let call = tokio::select! {
@@ -67,6 +68,7 @@ pub(crate) async fn run(desk: Desk, target: Target) {
         });
     }
     drop(calls);
+    desk.status.closed();
     while running.join_next().await.is_some() {}
 }
 

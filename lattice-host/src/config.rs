@@ -19,6 +19,8 @@ use crate::profile;
 const DEFAULT_NATS_URL: &str = "nats://127.0.0.1:4222";
 /// Lattice of a host that was told of none.
 const DEFAULT_LATTICE: &str = "default";
+/// Name of a host on a machine that has none.
+const NAMELESS: &str = "host";
 /// Region of a host without the label.
 const DEFAULT_REGION: &str = "local";
 /// The label that names the region.
@@ -139,7 +141,7 @@ pub fn data_dir(args: &Args) -> Result<PathBuf, ConfigError> {
     }
     let given = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
     let base = given("XDG_DATA_HOME").or_else(|| given("HOME").map(|home| home.join(".local/share"))).ok_or(ConfigError::NoDataDir)?;
-    let name = args.name.as_deref().map_or_else(|| Ok(machine_name()), host_name)?;
+    let name = args.name.as_deref().map_or_else(machine_name, host_name)?;
     Ok(base.join("lattice/hosts").join(name.as_str()))
 }
 
@@ -183,7 +185,9 @@ impl Saved {
     /// # Errors
     /// [`ConfigError`] if an environment variable names a lattice that is none.
     pub fn completed(mut self) -> Result<Self, ConfigError> {
-        self.name.get_or_insert_with(machine_name);
+        if self.name.is_none() {
+            self.name = Some(machine_name()?);
+        }
         if self.lattice.is_none() {
             // The variable of stock tools counts only where nothing else says which lattice.
             let name = std::env::var("WASMCLOUD_LATTICE").ok().filter(|name| !name.is_empty());
@@ -210,7 +214,7 @@ impl Config {
             half => half,
         };
         Ok(Self {
-            name: saved.name.unwrap_or_else(machine_name),
+            name: saved.name.map_or_else(machine_name, Ok)?,
             lattice,
             region,
             labels: saved.labels,
@@ -235,11 +239,10 @@ fn lattice_name(text: &str) -> Result<LatticeName, ConfigError> {
 }
 
 /// The machine's name with whatever a host name may not hold replaced.
-fn machine_name() -> HostName {
+fn machine_name() -> Result<HostName, ConfigError> {
     let uname = rustix::system::uname();
     let name: String = uname.nodename().to_string_lossy().chars().take(lattice_core::id::MAX_NAME_BYTES).map(|c| if c.is_ascii_alphanumeric() { c } else { '-' }).collect();
-    // The characters are replaced above; an empty name is the one that is left.
-    HostName::new(name).or_else(|_| HostName::new("host")).unwrap_or_else(|_| unreachable!("`host` is a host name"))
+    host_name(if name.is_empty() { NAMELESS } else { &name })
 }
 
 fn absolute(path: &Path) -> PathBuf {

@@ -23,7 +23,7 @@ use tokio_util::sync::CancellationToken;
 use crate::backoff::Backoff;
 use crate::metrics::{ActorMetrics, Operation};
 use crate::runtime::{Actor, Handled, InvokeError, ReplyRoute};
-use crate::status::Trouble;
+use crate::status::InletStatus;
 
 /// First and longest pause before a subscription that could not be made or has ended is made again.
 const RESUBSCRIBE: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(10));
@@ -64,29 +64,30 @@ impl Target {
 pub(crate) struct Source {
     pub(crate) backend: Arc<dyn Messaging>,
     pub(crate) subscription: Subscription,
-    pub(crate) trouble: Trouble,
+    pub(crate) status: InletStatus,
     pub(crate) stop: CancellationToken,
     backoff: Backoff,
 }
 
 impl Source {
-    pub(crate) fn new(backend: Arc<dyn Messaging>, subscription: Subscription, trouble: Trouble, stop: CancellationToken) -> Self {
-        Self { backend, subscription, trouble, stop, backoff: Backoff::new(RESUBSCRIBE.0, RESUBSCRIBE.1) }
+    pub(crate) fn new(backend: Arc<dyn Messaging>, subscription: Subscription, status: InletStatus, stop: CancellationToken) -> Self {
+        Self { backend, subscription, status, stop, backoff: Backoff::new(RESUBSCRIBE.0, RESUBSCRIBE.1) }
     }
 
     /// The subscription; `None` once it is to stop. Trouble is shown with the link until it works.
     async fn open(&mut self) -> Option<Box<dyn Inbox>> {
         loop {
             if self.stop.is_cancelled() {
+                self.status.closed();
                 return None;
             }
             match self.backend.subscribe(self.subscription.clone()).await {
                 Ok(inbox) => {
-                    self.trouble.clear();
+                    self.status.works();
                     self.backoff.reset();
                     return Some(inbox);
                 }
-                Err(error) => self.trouble.set(lattice_core::error::chain(&error).join(": ")),
+                Err(error) => self.status.fails(lattice_core::error::chain(&error).join(": ")),
             }
             self.pause().await;
         }

@@ -11,7 +11,7 @@ use tokio::sync::watch;
 use tokio_util::task::TaskTracker;
 
 use crate::event_loop::Event;
-use crate::keeper::{Keeper, Order, Surroundings};
+use crate::keeper::{Keeper, Numbered, Order, Surroundings};
 use crate::logs::LogRing;
 use crate::metrics::Metrics;
 use crate::providers::Providers;
@@ -25,6 +25,8 @@ pub(crate) struct Executor {
     metrics: Arc<Metrics>,
     logs: Arc<LogRing>,
     actors: BTreeMap<ActorId, Kept>,
+    /// Keepers of actors that are no longer assigned, until they take nothing any more.
+    leaving: Vec<Handle>,
     keepers: TaskTracker,
 }
 
@@ -38,13 +40,23 @@ struct Kept {
 }
 
 struct Handle {
-    orders: watch::Sender<Option<Arc<Order>>>,
+    orders: watch::Sender<Numbered>,
     status: watch::Receiver<Status>,
+}
+
+impl Handle {
+    fn order(&self, order: Option<Arc<Order>>) {
+        self.orders.send_modify(|newest| *newest = Numbered { number: newest.number.saturating_add(1), order });
+    }
+
+    fn is_settled(&self) -> bool {
+        self.status.borrow().is_settled(self.orders.borrow().number)
+    }
 }
 
 impl Executor {
     pub(crate) fn new(around: Surroundings, providers: Providers, metrics: Arc<Metrics>, logs: Arc<LogRing>) -> Self {
-        Self { around, providers, metrics, logs, actors: BTreeMap::new(), keepers: TaskTracker::new() }
+        Self { around, providers, metrics, logs, actors: BTreeMap::new(), leaving: Vec::new(), keepers: TaskTracker::new() }
     }
 
     /// Starts a provider.
@@ -86,10 +98,10 @@ impl Executor {
         self.metrics.set_instances(actor, spec.instances);
         let order = Some(Arc::new(Order { spec, loaded, providers }));
         if let Some(keeper) = &kept.keeper {
-            keeper.orders.send_replace(order);
+            keeper.order(order);
             return Ok(());
         }
-        let (orders, newest) = watch::channel(order);
+        let (orders, newest) = watch::channel(Numbered { number: 1, order });
         let (shown, status) = watch::channel(Status::default());
         let keeper = Keeper {
             id: actor.clone(),
@@ -107,33 +119,38 @@ impl Executor {
     /// Lets an actor finish; its code and counts stay.
     pub(crate) fn stop(&mut self, actor: &ActorId) {
         if let Some(keeper) = self.actors.get(actor).and_then(|kept| kept.keeper.as_ref()) {
-            keeper.orders.send_replace(None);
+            keeper.order(None);
             self.metrics.set_instances(actor, 0);
         }
     }
 
     /// Forgets actors that are no longer assigned.
     pub(crate) fn retain(&mut self, assigned: impl Fn(&ActorId) -> bool) {
-        let (metrics, logs) = (&self.metrics, &self.logs);
-        self.actors.retain(|actor, _| {
-            let keep = assigned(actor);
-            if !keep {
-                metrics.forget(actor);
-                logs.forget(actor);
-            }
-            keep
-        });
+        let gone: Vec<ActorId> = self.actors.keys().filter(|actor| !assigned(actor)).cloned().collect();
+        for actor in gone {
+            self.metrics.forget(&actor);
+            self.logs.forget(&actor);
+            self.leaving.extend(self.actors.remove(&actor).and_then(|kept| kept.keeper));
+        }
+        self.leaving.retain(|keeper| !keeper.is_settled());
     }
 
     /// Lets everything finish; comes back as [`Event::Drained`].
     pub(crate) fn drain(&mut self) {
         self.actors.clear();
+        self.leaving.clear();
         self.keepers.close();
         let (keepers, events) = (self.keepers.clone(), self.around.events.clone());
         tokio::spawn(async move {
             keepers.wait().await;
             let _ = events.send(Event::Drained).await;
         });
+    }
+
+    /// Whether everything that was ordered is done, or it is known why not.
+    pub(crate) fn is_settled(&self) -> bool {
+        let leaving = self.leaving.iter().all(|keeper| keeper.is_settled());
+        leaving && self.actors.values().filter_map(|kept| kept.keeper.as_ref()).all(Handle::is_settled)
     }
 
     /// How an actor stands.

@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 use crate::backoff::Backoff;
 use crate::delivery::Target;
 use crate::metrics::Operation;
-use crate::status::Trouble;
+use crate::status::InletStatus;
 
 /// First and longest pause before a port that could not be bound is tried again.
 const RETRY: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(5));
@@ -22,7 +22,7 @@ pub(crate) struct Port {
     pub(crate) server: Arc<dyn HttpServer>,
     pub(crate) address: SocketAddr,
     pub(crate) link: LinkName,
-    pub(crate) trouble: Trouble,
+    pub(crate) status: InletStatus,
     pub(crate) stop: CancellationToken,
     /// How long requests may finish when it is closed.
     pub(crate) grace: Duration,
@@ -35,17 +35,22 @@ pub(crate) async fn run(port: Port, target: Target) {
     loop {
         match port.server.listen(port.address, handler.clone()).await {
             Ok(listener) => {
-                port.trouble.clear();
+                port.status.works();
                 tracing::info!(address = %listener.address(), link = %port.link, "listening");
                 port.stop.cancelled().await;
+                // From here on the link is gone, which requests that are under way notice by themselves.
+                port.status.closed();
                 listener.close(port.grace).await;
                 return;
             }
-            Err(error) => port.trouble.set(lattice_core::error::chain(&error).join(": ")),
+            Err(error) => port.status.fails(lattice_core::error::chain(&error).join(": ")),
         }
         tokio::select! {
             () = backoff.pause() => {}
-            () = port.stop.cancelled() => return,
+            () = port.stop.cancelled() => {
+                port.status.closed();
+                return;
+            }
         }
     }
 }

@@ -11,7 +11,7 @@ use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
 use lattice_core::error::{ErrorCode, Problem};
-use lattice_core::id::{HostId, Incarnation};
+use lattice_core::id::{HostId, Incarnation, InvalidName};
 use lattice_core::wire::{self, DecodeError};
 use rustix::fs::{FlockOperation, flock};
 
@@ -177,9 +177,11 @@ impl DataDir {
 
 /// Name of the start number `starts`: sorts after all earlier ones, and is unlike that of a host which was restored from a
 /// backup and counts the same numbers again.
-pub fn incarnation(starts: u64) -> Incarnation {
-    let name = format!("{starts:010}-{}", ulid::Ulid::new());
-    Incarnation::new(name).unwrap_or_else(|_| unreachable!("digits, a dash and a ULID are a name"))
+///
+/// # Errors
+/// None: digits, a dash and a ULID are a name.
+pub fn incarnation(starts: u64) -> Result<Incarnation, InvalidName> {
+    Incarnation::new(format!("{starts:010}-{}", ulid::Ulid::new()))
 }
 
 #[cfg(test)]
@@ -217,7 +219,7 @@ mod tests {
 
     #[test]
     fn later_starts_sort_later() {
-        assert!(incarnation(9) < incarnation(10));
-        assert_ne!(incarnation(1), incarnation(1));
+        assert!(incarnation(9).unwrap() < incarnation(10).unwrap());
+        assert_ne!(incarnation(1).unwrap(), incarnation(1).unwrap());
     }
 }

@@ -30,7 +30,7 @@ use crate::lazy_bucket::LazyBucket;
 use crate::metrics::ActorMetrics;
 use crate::providers::Instance;
 use crate::runtime::{Actor, ActorSettings, Backend, BoundLink, Loaded, Runtime};
-use crate::status::{Status, Trouble};
+use crate::status::{InletStatus, Status};
 
 /// First and longest pause between two attempts to open a bucket.
 const REOPEN: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(10));
@@ -55,12 +55,20 @@ pub(crate) struct Order {
     pub(crate) providers: BTreeMap<ProviderId, Instance>,
 }
 
+/// An order with its number.
+#[derive(Clone)]
+pub(crate) struct Numbered {
+    pub(crate) number: u64,
+    /// `None`: run nothing.
+    pub(crate) order: Option<Arc<Order>>,
+}
+
 /// The task.
 pub(crate) struct Keeper {
     pub(crate) id: ActorId,
     pub(crate) around: Surroundings,
-    /// The newest order; `None`: run nothing.
-    pub(crate) orders: watch::Receiver<Option<Arc<Order>>>,
+    /// The newest order.
+    pub(crate) orders: watch::Receiver<Numbered>,
     pub(crate) status: Arc<watch::Sender<Status>>,
     pub(crate) metrics: ActorMetrics,
     /// What finishes in the background.
@@ -92,6 +100,8 @@ struct Running {
 struct Inlet {
     spec: Option<LinkAssignment>,
     instance: Option<Instance>,
+    /// How each of the tasks stands.
+    status: Vec<InletStatus>,
     stop: CancellationToken,
     tasks: TaskTracker,
 }
@@ -99,7 +109,7 @@ struct Inlet {
 impl Inlet {
     fn new(link: Option<(&LinkAssignment, &Instance)>) -> Self {
         let (spec, instance) = link.map(|(spec, instance)| (spec.clone(), instance.clone())).unzip();
-        Self { spec, instance, stop: CancellationToken::new(), tasks: TaskTracker::new() }
+        Self { spec, instance, status: Vec::new(), stop: CancellationToken::new(), tasks: TaskTracker::new() }
     }
 
     fn serves(&self, spec: &LinkAssignment, instance: &Instance) -> bool {
@@ -108,6 +118,7 @@ impl Inlet {
 
     /// Tells the tasks to end; the tracker is done when they have.
     fn stop(self) -> TaskTracker {
+        self.status.iter().for_each(InletStatus::closing);
         self.stop.cancel();
         self.tasks.close();
         self.tasks
@@ -119,11 +130,14 @@ impl Keeper {
     pub(crate) async fn run(mut self) {
         let mut running = None;
         loop {
-            let order = self.orders.borrow_and_update().clone();
+            let Numbered { number, order } = self.orders.borrow_and_update().clone();
             running = match order {
                 Some(order) => self.obey(running, &order).await,
                 None => self.end(running),
             };
+            self.status.send_modify(|status| status.obeyed = number);
+            // The loop never waits for a keeper, so this wait ends.
+            let _ = self.around.events.send(Event::Changed).await;
             if self.orders.changed().await.is_err() {
                 break;
             }
@@ -183,8 +197,14 @@ impl Keeper {
         let number = self.show(&actor);
         let (current, _) = watch::channel(Current { actor, instances: instances(&order.spec) });
         let (linked, is_linked) = watch::channel(false);
-        let calls = Inlet::new(None);
-        let desk = Desk { lattice: self.around.lattice.clone(), host: self.around.host.clone(), linked: is_linked, stop: calls.stop.clone() };
+        let mut calls = Inlet::new(None);
+        let desk = Desk {
+            lattice: self.around.lattice.clone(),
+            host: self.around.host.clone(),
+            linked: is_linked,
+            status: self.inlet_status(&mut calls, "calls".to_owned()),
+            stop: calls.stop.clone(),
+        };
         calls.tasks.spawn(calls::run(desk, self.target(&current)));
         Running { number, current, loaded: order.loaded.clone(), bound: Vec::new(), inlets: BTreeMap::new(), linked, calls }
     }
@@ -219,17 +239,10 @@ impl Keeper {
     fn close_inlets(&self, running: &mut Running, bound: &[Bound]) {
         let keeps = |inlet: &Inlet| bound.iter().any(|bound| inlet.serves(&bound.link.spec, &bound.instance));
         let gone: BTreeSet<_> = running.inlets.iter().filter(|(_, inlet)| !keeps(inlet)).map(|(key, _)| key.clone()).collect();
-        for key in gone {
-            if let Some(inlet) = running.inlets.remove(&key) {
-                let patterns = inlet.spec.as_ref().map(trouble_names).unwrap_or_default();
-                let ended = inlet.stop();
-                let (status, grace) = (self.status.clone(), self.around.grace);
-                self.endings.spawn(async move {
-                    // What does not end in time no longer counts as a link's trouble either.
-                    let _ = tokio::time::timeout(grace, ended.wait()).await;
-                    status.send_modify(|status| status.link_errors.retain(|name, _| !patterns.contains(name)));
-                });
-            }
+        for inlet in gone.iter().filter_map(|key| running.inlets.remove(key)) {
+            let (ended, grace) = (inlet.stop(), self.around.grace);
+            // Only so that the host does not end before.
+            self.endings.spawn(async move { tokio::time::timeout(grace, ended.wait()).await });
         }
     }
 
@@ -240,16 +253,17 @@ impl Keeper {
             if running.inlets.contains_key(&key) {
                 continue;
             }
-            let inlet = Inlet::new(Some((spec, &bound.instance)));
-            self.open(&inlet, bound, &running.current);
+            let mut inlet = Inlet::new(Some((spec, &bound.instance)));
+            self.open(&mut inlet, bound, &running.current);
             running.inlets.insert(key, inlet);
         }
     }
 
-    fn open(&self, inlet: &Inlet, bound: &Bound, current: &watch::Sender<Current>) {
+    fn open(&self, inlet: &mut Inlet, bound: &Bound, current: &watch::Sender<Current>) {
         let link = &bound.link;
         if let Some(bucket) = &bound.bucket {
-            inlet.tasks.spawn(watch_bucket(bucket.clone(), self.trouble(&link.spec, None), inlet.stop.clone()));
+            let status = self.inlet_status(inlet, link_name(&link.spec, None));
+            inlet.tasks.spawn(watch_bucket(bucket.clone(), status, inlet.stop.clone()));
         }
         match (&link.spec.settings.kind, &link.backend, &bound.instance) {
             (KindSettings::Messaging(settings), Backend::Messaging(backend), _) => {
@@ -262,7 +276,7 @@ impl Keeper {
                     server: server.clone(),
                     address: (settings.address, settings.port).into(),
                     link: link.spec.name.clone(),
-                    trouble: self.trouble(&link.spec, None),
+                    status: self.inlet_status(inlet, link_name(&link.spec, None)),
                     stop: inlet.stop.clone(),
                     grace: self.around.grace,
                 };
@@ -274,7 +288,7 @@ impl Keeper {
 
     fn subscribe(
         &self,
-        inlet: &Inlet,
+        inlet: &mut Inlet,
         link: &LinkAssignment,
         settings: &MessagingSettings,
         pattern: &SubjectPattern,
@@ -282,7 +296,8 @@ impl Keeper {
         current: &watch::Sender<Current>,
     ) {
         let subscription = subscription(self.around.lattice.name(), &self.id, link, settings.delivery, pattern);
-        let source = Source::new(backend.clone(), subscription, self.trouble(link, Some(pattern)), inlet.stop.clone());
+        let status = self.inlet_status(inlet, link_name(link, Some(pattern)));
+        let source = Source::new(backend.clone(), subscription, status, inlet.stop.clone());
         let target = self.target(current);
         match settings.delivery {
             Delivery::Core => inlet.tasks.spawn(delivery::core::run(source, target, true)),
@@ -294,7 +309,6 @@ impl Keeper {
     /// The order cannot be carried out: nothing runs until another comes.
     async fn fail(&self, running: Option<Running>, why: String) -> Option<Running> {
         self.end(running);
-        // The loop never waits for a keeper, so this wait ends.
         let _ = self.around.events.send(Event::RunFailed { actor: self.id.clone(), why }).await;
         None
     }
@@ -342,8 +356,10 @@ impl Keeper {
         Target { id: self.id.clone(), current: current.subscribe(), metrics: self.metrics.clone() }
     }
 
-    fn trouble(&self, link: &LinkAssignment, pattern: Option<&SubjectPattern>) -> Trouble {
-        Trouble { status: self.status.clone(), events: self.around.events.clone(), link: trouble_name(link, pattern) }
+    fn inlet_status(&self, inlet: &mut Inlet, link: String) -> InletStatus {
+        let status = InletStatus::opening(&self.status, &self.around.events, link);
+        inlet.status.push(status.clone());
+        status
     }
 }
 
@@ -373,16 +389,19 @@ async fn bind(spec: &LinkAssignment, instance: &Instance) -> Result<Bound, Strin
 }
 
 /// Shows whether a bucket can be opened until it once was.
-async fn watch_bucket(bucket: Arc<LazyBucket>, trouble: Trouble, stop: CancellationToken) {
+async fn watch_bucket(bucket: Arc<LazyBucket>, status: InletStatus, stop: CancellationToken) {
     let mut backoff = Backoff::new(REOPEN.0, REOPEN.1);
-    while let Err(error) = bucket.open().await {
-        trouble.set(lattice_core::error::chain(&error).join(": "));
-        tokio::select! {
-            () = backoff.pause() => {}
-            () = stop.cancelled() => return,
+    let opened = async {
+        while let Err(error) = bucket.open().await {
+            status.fails(lattice_core::error::chain(&error).join(": "));
+            backoff.pause().await;
         }
+        status.works();
+    };
+    if stop.run_until_cancelled(opened).await.is_some() {
+        stop.cancelled().await;
     }
-    trouble.clear();
+    status.closed();
 }
 
 fn subscription(lattice: &LatticeName, actor: &ActorId, link: &LinkAssignment, delivery: Delivery, pattern: &SubjectPattern) -> Subscription {
@@ -397,19 +416,10 @@ fn subscription(lattice: &LatticeName, actor: &ActorId, link: &LinkAssignment, d
     }
 }
 
-/// The name under which trouble of a link, or of one of its subscriptions, stands in the report.
-fn trouble_name(link: &LinkAssignment, pattern: Option<&SubjectPattern>) -> String {
+/// How a link, or one of its subscriptions, is named in reports.
+fn link_name(link: &LinkAssignment, pattern: Option<&SubjectPattern>) -> String {
     match pattern {
         Some(pattern) => format!("{} {} {pattern}", link.contract, link.name),
         None => format!("{} {}", link.contract, link.name),
     }
-}
-
-/// All names that trouble of a link can have.
-fn trouble_names(link: &LinkAssignment) -> BTreeSet<String> {
-    let patterns = match &link.settings.kind {
-        KindSettings::Messaging(settings) => settings.subscriptions.as_slice(),
-        KindSettings::KeyValue(_) | KindSettings::HttpServer(_) | KindSettings::HttpClient => &[],
-    };
-    patterns.iter().map(|pattern| trouble_name(link, Some(pattern))).chain([trouble_name(link, None)]).collect()
 }

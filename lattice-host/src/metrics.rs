@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use lattice_core::id::ActorId;
-use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue};
+use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
@@ -16,7 +16,7 @@ use prometheus_client::registry::{Registry, Unit};
 const DURATION_BUCKETS: (f64, f64, u16) = (0.000_05, 2.0, 20);
 
 /// What was done.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EncodeLabelValue)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Operation {
     /// `handle-message`, from a subscription.
     HandleMessage,
@@ -26,12 +26,21 @@ pub(crate) enum Operation {
     Http,
 }
 
-/// How it ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EncodeLabelValue)]
-pub(crate) enum Outcome {
-    Ok,
-    Error,
+impl Operation {
+    const ALL: [Self; 3] = [Self::HandleMessage, Self::Call, Self::Http];
+
+    fn label(self) -> &'static str {
+        match self {
+            Self::HandleMessage => "handle-message",
+            Self::Call => "call",
+            Self::Http => "http",
+        }
+    }
 }
+
+/// How it can end.
+const OK: &str = "ok";
+const ERROR: &str = "error";
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Component {
@@ -41,8 +50,8 @@ struct Component {
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Invocation {
     component: String,
-    operation: Operation,
-    outcome: Outcome,
+    operation: &'static str,
+    outcome: &'static str,
 }
 
 /// All metrics of a host.
@@ -122,8 +131,11 @@ impl Metrics {
     /// The metrics of one actor.
     pub(crate) fn actor(&self, actor: &ActorId) -> ActorMetrics {
         let component = actor.to_string();
-        let counter = |operation, outcome| self.invocations.get_or_create_owned(&Invocation { component: component.clone(), operation, outcome });
-        let outcomes = OPERATIONS.map(|operation| (operation, counter(operation, Outcome::Ok), counter(operation, Outcome::Error)));
+        let counter = |operation: Operation, outcome| {
+            let labels = Invocation { component: component.clone(), operation: operation.label(), outcome };
+            self.invocations.get_or_create_owned(&labels)
+        };
+        let outcomes = Operation::ALL.map(|operation| (operation, counter(operation, OK), counter(operation, ERROR)));
         let label = Component { component: component.clone() };
         ActorMetrics {
             outcomes: outcomes.into(),
@@ -141,8 +153,8 @@ impl Metrics {
     /// Takes an actor out that is no longer assigned: the number of series stays bounded by what runs.
     pub(crate) fn forget(&self, actor: &ActorId) {
         let label = Component { component: actor.to_string() };
-        for operation in OPERATIONS {
-            for outcome in [Outcome::Ok, Outcome::Error] {
+        for operation in Operation::ALL.map(Operation::label) {
+            for outcome in [OK, ERROR] {
                 self.invocations.remove(&Invocation { component: label.component.clone(), operation, outcome });
             }
         }
@@ -161,8 +173,6 @@ impl Metrics {
     }
 }
 
-const OPERATIONS: [Operation; 3] = [Operation::HandleMessage, Operation::Call, Operation::Http];
-
 fn histogram() -> Histogram {
     let (start, factor, length) = DURATION_BUCKETS;
     Histogram::new(exponential_buckets(start, factor, length))
@@ -180,7 +190,7 @@ mod tests {
         metrics.set_instances(&actor, 4);
         let text = metrics.text();
         for line in [
-            r#"lattice_component_invocations_total{component="edge-processor",operation="HandleMessage",outcome="Ok"} 1"#,
+            r#"lattice_component_invocations_total{component="edge-processor",operation="handle-message",outcome="ok"} 1"#,
             r#"lattice_component_invocation_duration_seconds_count{component="edge-processor"} 1"#,
             r#"lattice_component_instances{component="edge-processor"} 4"#,
             "lattice_host_memory_bytes 0",

@@ -75,7 +75,8 @@ impl Node {
         let config = Config::new(&saved)?;
         let host = data_dir.identity()?;
         data_dir.save_settings(&saved)?;
-        let origin = Origin { host, name: config.name.clone(), region: config.region.clone(), incarnation: identity::incarnation(starts) };
+        let incarnation = identity::incarnation(starts).map_err(|error| failed("no name for this start", &error))?;
+        let origin = Origin { host, name: config.name.clone(), region: config.region.clone(), incarnation };
         Ok(Self { config, data_dir, origin })
     }
 
@@ -129,9 +130,11 @@ impl Node {
 
         recorder.record(EventKind::Bye, format!("host {} leaves", origin.name), BTreeMap::new());
         leaving.cancel();
-        // Without a connection nobody hears the last words; then their time is over soon.
-        let _ = tokio::time::timeout(LAST_WORDS, recording).await;
-        let _ = tokio::time::timeout(LAST_WORDS, say_goodbye(&lattice, &origin, &last)).await;
+        if lattice.connection().is_connected() {
+            // Who does not hear them in time notices the silence.
+            let _ = tokio::time::timeout(LAST_WORDS, recording).await;
+            let _ = tokio::time::timeout(LAST_WORDS, say_goodbye(&lattice, &origin, &last)).await;
+        }
         tracing::info!("host ends");
         Ok(())
     }

@@ -75,7 +75,8 @@ pub(crate) async fn run(lattice: Lattice, mut events: mpsc::Receiver<Event>, lea
             if leaving.is_cancelled() {
                 return;
             }
-            backoff.pause().await;
+            // When it is time to leave, each event gets one more try.
+            let _ = leaving.run_until_cancelled(backoff.pause()).await;
         }
         backoff.reset();
     }

@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use bytes::Bytes;
 use lattice_core::agent::Agent;
-use lattice_core::id::ActorId;
+use lattice_core::id::{ActorId, Generation};
 use lattice_core::subject;
 use lattice_core::wire::report::{ComponentReport, HostReport, HostState, ProviderReport};
 use lattice_nats::Lattice;
@@ -22,17 +22,23 @@ pub(crate) struct Reporter {
     config: Config,
     started: Instant,
     seq: u64,
+    /// What was reported as applied last.
+    applied: Generation,
     sampler: Sampler,
 }
 
 impl Reporter {
     pub(crate) fn new(origin: Origin, config: Config) -> Self {
-        Self { origin, config, started: Instant::now(), seq: 0, sampler: Sampler::new() }
+        Self { origin, config, started: Instant::now(), seq: 0, applied: Generation(0), sampler: Sampler::new() }
     }
 
     /// The host as it is now.
     pub(crate) fn report(&mut self, agent: &Agent, executor: &Executor, error_count: u32) -> HostReport {
         self.seq = self.seq.saturating_add(1);
+        // Whoever waits for a generation wants its subscriptions and ports to be there.
+        if executor.is_settled() {
+            self.applied = agent.applied();
+        }
         let now = Instant::now();
         HostReport {
             id: self.origin.host.clone(),
@@ -46,7 +52,7 @@ impl Reporter {
             state: if agent.is_draining() { HostState::Draining } else { HostState::Ready },
             uptime_seconds: now.saturating_duration_since(self.started).as_secs(),
             profile: self.sampler.sample(now),
-            applied_generation: agent.applied(),
+            applied_generation: self.applied,
             error_count,
             components: components(agent, executor),
             providers: agent.providers().map(|(id, spec, error)| (id.clone(), ProviderReport { kind: spec.kind, error: error.map(str::to_owned) })).collect(),
@@ -59,7 +65,7 @@ fn components(agent: &Agent, executor: &Executor) -> BTreeMap<ActorId, Component
     for (id, state, digest, instances) in agent.components() {
         let status = executor.status(id).unwrap_or_default();
         let (handled, failed) = status.counts();
-        let report = ComponentReport { digest: digest.clone(), state: state.clone(), instances, handled, failed, link_errors: status.link_errors };
+        let report = ComponentReport { digest: digest.clone(), state: state.clone(), instances, handled, failed, link_errors: status.link_errors() };
         reports.insert(id.clone(), report);
     }
     reports

@@ -1,6 +1,6 @@
 //! What a keeper shows of its actor: read by the event loop for reports, written by the keeper and its inlets.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use tokio::sync::{mpsc, watch};
@@ -15,11 +15,22 @@ pub(crate) struct Status {
     pub(crate) actors: BTreeMap<u64, Actor>,
     /// Counts of those that are gone: handled, failed.
     pub(crate) past: (u64, u64),
-    /// What is wrong with single links.
-    pub(crate) link_errors: BTreeMap<String, String>,
+    /// Number of the newest order that was worked through.
+    pub(crate) obeyed: u64,
+    /// Number of the last inlet that was made.
+    inlets: u64,
+    /// Inlets that are about to open or close.
+    busy: BTreeSet<u64>,
+    /// What is wrong with inlets that do not work: name of the link, reason.
+    troubles: BTreeMap<u64, (String, String)>,
 }
 
 impl Status {
+    /// Whether everything is as order `ordered` wants it, or it is known why not.
+    pub(crate) fn is_settled(&self, ordered: u64) -> bool {
+        self.obeyed >= ordered && self.busy.is_empty()
+    }
+
     /// Calls that succeeded and failed since the host started.
     pub(crate) fn counts(&self) -> (u64, u64) {
         self.actors.values().fold(self.past, |(handled, failed), actor| {
@@ -27,36 +38,93 @@ impl Status {
             (handled.saturating_add(stats.handled), failed.saturating_add(stats.failed))
         })
     }
+
+    /// What is wrong with single links.
+    pub(crate) fn link_errors(&self) -> BTreeMap<String, String> {
+        self.troubles.values().cloned().collect()
+    }
 }
 
-/// Where the trouble of one link is shown.
+/// How one inlet stands: opening, open, in trouble, closing, gone.
 #[derive(Clone)]
-pub(crate) struct Trouble {
-    pub(crate) status: Arc<watch::Sender<Status>>,
-    pub(crate) events: mpsc::Sender<Event>,
-    /// Name under which it stands in the report.
-    pub(crate) link: String,
+pub(crate) struct InletStatus {
+    status: Arc<watch::Sender<Status>>,
+    events: mpsc::Sender<Event>,
+    number: u64,
+    link: String,
 }
 
-impl Trouble {
-    /// The link does not work.
-    pub(crate) fn set(&self, why: String) {
-        let changed = self.status.send_if_modified(|status| status.link_errors.insert(self.link.clone(), why.clone()).as_ref() != Some(&why));
-        if changed {
-            tracing::warn!(link = self.link, why, "link does not work, it is tried again");
-            self.tell();
+impl InletStatus {
+    /// An inlet that is about to open; `link` is how its trouble is named in reports.
+    pub(crate) fn opening(status: &Arc<watch::Sender<Status>>, events: &mpsc::Sender<Event>, link: String) -> Self {
+        let mut number = 0;
+        status.send_modify(|status| {
+            status.inlets = status.inlets.saturating_add(1);
+            number = status.inlets;
+            status.busy.insert(number);
+        });
+        Self { status: status.clone(), events: events.clone(), number, link }
+    }
+
+    /// It works.
+    pub(crate) fn works(&self) {
+        self.change(|status, number| status.troubles.remove(&number).is_some() | status.busy.remove(&number));
+    }
+
+    /// It does not work, and is tried again.
+    pub(crate) fn fails(&self, why: String) {
+        let trouble = (self.link.clone(), why);
+        let mut news = false;
+        self.change(|status, number| {
+            news = status.troubles.insert(number, trouble.clone()).as_ref() != Some(&trouble);
+            news | status.busy.remove(&number)
+        });
+        if news {
+            tracing::warn!(link = self.link, why = trouble.1, "link does not work, it is tried again");
         }
     }
 
-    /// The link works, or is gone.
-    pub(crate) fn clear(&self) {
-        if self.status.send_if_modified(|status| status.link_errors.remove(&self.link).is_some()) {
-            self.tell();
-        }
+    /// It is about to close.
+    pub(crate) fn closing(&self) {
+        self.change(|status, number| status.busy.insert(number));
     }
 
-    /// Has it reported at once; a full queue only delays that to the next heartbeat.
-    fn tell(&self) {
-        let _ = self.events.try_send(Event::Changed);
+    /// It takes nothing any more.
+    pub(crate) fn closed(&self) {
+        self.works();
+    }
+
+    /// Changes the status and has a change reported at once; a full queue only delays that to the next heartbeat.
+    fn change(&self, change: impl FnOnce(&mut Status, u64) -> bool) {
+        if self.status.send_if_modified(|status| change(status, self.number)) {
+            let _ = self.events.try_send(Event::Changed);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_inlet_from_opening_to_closed() {
+        let status = Arc::new(watch::channel(Status::default()).0);
+        let (events, mut told) = mpsc::channel(8);
+        let settled = |ordered| status.borrow().is_settled(ordered);
+        assert!(settled(0) && !settled(1));
+        let inlet = InletStatus::opening(&status, &events, "link".into());
+        assert!(!settled(0));
+        inlet.fails("port is taken".into());
+        assert!(settled(0));
+        assert_eq!(status.borrow().link_errors(), BTreeMap::from([("link".to_owned(), "port is taken".to_owned())]));
+        inlet.fails("port is taken".into());
+        inlet.works();
+        assert!(status.borrow().link_errors().is_empty());
+        inlet.closing();
+        assert!(!settled(0));
+        inlet.closed();
+        assert!(settled(0));
+        let count = std::iter::from_fn(|| told.try_recv().ok()).count();
+        assert_eq!(count, 4, "one for each change, none for the repetition");
     }
 }

@@ -41,6 +41,7 @@ impl Inlet<'_> {
                 () = self.source.stop.cancelled(), if !draining => {
                     draining = true;
                     self.inbox.drain().await;
+                    self.source.status.closed();
                 }
                 Some(_) = self.running.join_next() => {}
                 () = current.actor.ready(), if may_start => self.start(),

@@ -38,7 +38,7 @@ pub(crate) async fn run(mut source: Source, target: Target, dead_letters: DeadLe
         };
         inlet.run().await;
         if !source.stop.is_cancelled() {
-            source.trouble.set("the durable consumer is gone".to_owned());
+            source.status.fails("the durable consumer is gone".to_owned());
             source.pause().await;
         }
     }
@@ -95,6 +95,7 @@ impl Inlet<'_> {
                 () = self.source.stop.cancelled(), if !draining => {
                     draining = true;
                     self.inbox.drain().await;
+                    self.source.status.closed();
                 }
                 Some(worked) = self.working.join_next() => if let Ok(worked) = worked {
                     self.settle(worked);
