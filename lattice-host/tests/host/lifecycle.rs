@@ -1,14 +1,14 @@
 //! Joining, working, changing, leaving, coming back.
 
 use lattice_core::contract::Contract;
-use lattice_core::id::Generation;
+use lattice_core::id::{BucketName, Generation};
 use lattice_core::plan::{Head, Plan};
 use lattice_core::wire::assignment::{Assignment, ProviderKind};
 use lattice_core::wire::event::EventKind;
 use lattice_core::wire::report::HostState;
 use rustix::process::Signal;
 
-use crate::world::{World, actor, command, event, eventually, free_port, http_get};
+use crate::world::{HostProcess, World, actor, command, event, eventually, free_port, http_get};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn from_joining_to_a_reply() {
@@ -53,7 +53,7 @@ async fn a_restart_keeps_identity_and_assignment() {
     assert_eq!(host.ended().await.code(), Some(0), "{}", host.log());
     event(&mut events, |event| event.kind == EventKind::Bye && event.host == first.id).await;
 
-    let _host = crate::world::HostProcess::start(&dir, &[]);
+    let _host = HostProcess::start(&dir, &[]);
     let again = world.report("NEDGE01", |report| report.incarnation != first.incarnation).await;
     assert_eq!(again.id, first.id);
     assert!(again.incarnation > first.incarnation);
@@ -107,6 +107,54 @@ async fn a_draining_host_finishes_what_it_has() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_second_signal_ends_it_at_once() {
+    let mut world = World::start().await;
+    let (mut host, report) = world.joined("NEDGE01").await;
+    world.actor("sleepy", "sleepy", &report.id, 1).await;
+    world.link("sleepy", ProviderKind::MessagingNats, &[("subscription", "edge.sensor.eu"), ("delivery", "jetstream")]).await;
+    world.running("NEDGE01", "sleepy").await;
+    world.store("edge.sensor.eu", "20000").await;
+    eventually("the message is held", async || {
+        let stream = world.lattice.edge_stream_status().await.unwrap().unwrap();
+        (stream.consumers[0].unacknowledged == 1).then_some(())
+    })
+    .await;
+    host.signal(Signal::TERM);
+    world.report("NEDGE01", |report| report.state == HostState::Draining).await;
+    host.signal(Signal::TERM);
+    assert_eq!(host.ended().await.code(), Some(128 + Signal::TERM.as_raw()));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_rights_of_a_node_suffice() {
+    let mut world = World::start_on(std::net::Ipv4Addr::UNSPECIFIED.into()).await;
+    let dir = world.host_dir("NEDGE01");
+    let refused = command(&dir).args(["--name", "NEDGE01", "--nats-url", &world.url]).output().unwrap();
+    let said = String::from_utf8(refused.stderr).unwrap();
+    assert_eq!(refused.status.code(), Some(6), "{said}");
+    assert!(said.contains("refuses a client without credentials"), "{said}");
+
+    let mut events = world.events().await;
+    let creds = world.creds("node");
+    let mut host = HostProcess::start(&dir, &["--creds", creds.to_str().unwrap()]);
+    let report = world.report("NEDGE01", |_| true).await;
+    world.actor("user", "kv-user", &report.id, 2).await;
+    world.link("user", ProviderKind::KvNats, &[("bucket", "edge-data")]).await;
+    world.lattice.ensure_bucket(&BucketName::new("edge-data").unwrap(), None).await.unwrap();
+    world.link("user", ProviderKind::MessagingNats, &[("subscription", "edge.sensor.eu"), ("delivery", "jetstream")]).await;
+    let report = world.running("NEDGE01", "user").await;
+    assert!(report.components[&actor("user")].link_errors.is_empty(), "{report:#?}");
+    world.store("edge.sensor.eu", "set a 1\nincrement n 2\npublish edge.result.eu done").await;
+    world.store("edge.sensor.eu", "nonsense").await;
+    event(&mut events, |event| event.kind == EventKind::DeadLetter).await;
+    world.consumed(2).await;
+    assert_eq!(world.call("user", "get a").await, ("ok".to_owned(), "1".to_owned()));
+    host.signal(Signal::TERM);
+    event(&mut events, |event| event.kind == EventKind::Bye).await;
+    assert_eq!(host.ended().await.code(), Some(0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_host_that_is_told_to_stop_does_so_once() {
     let mut world = World::start().await;
     let (mut host, report) = world.joined("NEDGE01").await;
@@ -134,7 +182,7 @@ async fn without_a_server_it_starts_from_its_disk() {
     let nats_port = world.stop_server().await;
     assert!(http_get(port, "/hello").await.is_none());
 
-    let host = crate::world::HostProcess::start(&world.host_dir("NEDGE01"), &["--admin", "127.0.0.1:0"]);
+    let host = HostProcess::start(&world.host_dir("NEDGE01"), &["--admin", "127.0.0.1:0"]);
     eventually("HTTP without a server", ask).await;
     let admin = host.log().lines().find_map(|line| line.split("admin port address=127.0.0.1:").nth(1)?.trim().parse::<u16>().ok()).unwrap();
     assert!(http_get(admin, "/livez").await.unwrap().starts_with("HTTP/1.1 200"));

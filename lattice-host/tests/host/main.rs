@@ -3,4 +3,5 @@
 
 mod durable;
 mod lifecycle;
+mod links;
 mod world;

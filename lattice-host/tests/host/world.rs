@@ -1,6 +1,7 @@
 //! A server of its own, a lattice on it, and host processes; gone with the test.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::Duration;
@@ -38,17 +39,29 @@ pub(crate) struct World {
 impl World {
     /// A server without a lattice.
     pub(crate) async fn bare() -> Self {
+        Self::bare_on(IpAddr::V4(Ipv4Addr::LOCALHOST)).await
+    }
+
+    /// A server without a lattice on some address; on any but loopback everybody needs credentials.
+    async fn bare_on(bind: IpAddr) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let server = Server::start(&program_of_server(), &server_config(folder.path(), 0)).await.unwrap();
+        let config = ServerConfig { bind, ..server_config(folder.path(), 0) };
+        let server = Server::start(&program_of_server(), &config).await.unwrap();
         let url = server.url();
-        let connection = connect(&ConnectOptions::new(&url, "test")).await.unwrap();
+        let creds = (!bind.is_loopback()).then(|| config.data_dir.join("creds/operator.nk"));
+        let connection = connect(&ConnectOptions { creds, ..ConnectOptions::new(&url, "test") }).await.unwrap();
         let lattice = Lattice::new(connection, LatticeName::new("default").unwrap());
         Self { server: Some(server), url, lattice, desired: Desired::default(), folder }
     }
 
     /// A server with a lattice that has all builtin providers.
     pub(crate) async fn start() -> Self {
-        let mut world = Self::bare().await;
+        Self::start_on(IpAddr::V4(Ipv4Addr::LOCALHOST)).await
+    }
+
+    /// The same on some address.
+    pub(crate) async fn start_on(bind: IpAddr) -> Self {
+        let mut world = Self::bare_on(bind).await;
         world.lattice.ensure().await.unwrap();
         world.lattice.ensure_edge_stream().await.unwrap();
         for kind in ProviderKind::ALL {
@@ -67,6 +80,11 @@ impl World {
 
     pub(crate) async fn start_server(&mut self, port: u16) {
         self.server = Some(Server::start(&program_of_server(), &server_config(self.folder.path(), port)).await.unwrap());
+    }
+
+    /// File with the credentials that the server made for `user`.
+    pub(crate) fn creds(&self, user: &str) -> PathBuf {
+        self.folder.path().join("server/creds").join(format!("{user}.nk"))
     }
 
     /// Starts a host; its identity is that of its name.
