@@ -142,8 +142,15 @@ impl Output {
         self.raw(&[text.as_bytes(), end].concat())
     }
 
-    /// Says something to whoever is watching.
+    /// Says something to people; a program that reads documents finds nothing on standard error but an error.
     pub(crate) fn note(&self, text: &str) {
+        if !self.format.is_for_programs() {
+            self.say(text);
+        }
+    }
+
+    /// Says something to whoever is watching.
+    pub(crate) fn say(&self, text: &str) {
         // Standard error may be closed; then nobody wants to know.
         let _ = writeln!(io::stderr().lock(), "{text}");
     }
@@ -170,7 +177,7 @@ impl Output {
             Ok(()) => ExitCode::SUCCESS,
             Err(CommandError::OutputClosed) => ExitCode::from(EXIT_OUTPUT_CLOSED),
             Err(CommandError::Problem(problem)) => {
-                self.note(&self.describe(&problem));
+                self.say(&self.describe(&problem));
                 ExitCode::from(problem.code.exit_code())
             }
         }

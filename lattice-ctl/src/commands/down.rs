@@ -31,7 +31,7 @@ Examples:
   lattice-ctl down
   lattice-ctl down --data-dir /tmp/test --yes")]
 pub(crate) struct Down {
-    /// Data folder [default: that of the current context, else lattice/<lattice> in $XDG_DATA_HOME]
+    /// Data folder [default: that of the current context, else the lattice's name below $XDG_DATA_HOME/lattice]
     #[arg(long, value_name = "DIR")]
     data_dir: Option<PathBuf>,
 

@@ -60,7 +60,8 @@ impl Sub {
         SubjectPattern::new(self.subject.as_str()).map_err(|error| problems::usage(error.to_string()))?;
         let session = Session::open(&self.connection).await?;
         let mut messages = bus::subscribe(session.connection(), &self.subject).await?;
-        output.note(&format!("listening on {}", self.subject));
+        // Programs, too, wait for this before they make something happen.
+        output.say(&format!("listening on {}", self.subject));
         let deadline = self.timeout.map(|patience| tokio::time::Instant::now() + patience);
         let mut seen = 0;
         while self.count.is_none_or(|count| seen < count) {

@@ -41,7 +41,7 @@ const MAX_ANSWER_BYTES: u64 = 1024 * 1024;
 /// Start a lattice on this machine: a nats-server and some hosts
 ///
 /// What it keeps is in the data folder: started again, the lattice has the same hosts, actors and data. Listening on
-/// 127.0.0.1 the server takes clients without credentials; on any other address it demands those in <data folder>/creds.
+/// 127.0.0.1 the server takes clients without credentials; on any other address it demands those in the folder creds of the data folder.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
@@ -66,7 +66,7 @@ pub(crate) struct Up {
     #[arg(long, value_name = "TEXT", default_value = "NEDGE")]
     name_prefix: String,
 
-    /// Data folder [default: lattice/<lattice> in $XDG_DATA_HOME]
+    /// Data folder [default: the lattice's name below $XDG_DATA_HOME/lattice]
     #[arg(long, value_name = "DIR")]
     data_dir: Option<PathBuf>,
 

@@ -76,8 +76,9 @@ fn all(view: &View) -> Vec<Actor> {
 
 fn actor(id: &ActorId, view: &View) -> Actor {
     let spec = view.desired.components.get(id);
-    let reports: Vec<(&HostReport, &ComponentReport)> =
+    let mut reports: Vec<(&HostReport, &ComponentReport)> =
         view.inventory.hosts.values().filter_map(|host| Some((host, host.components.get(id)?))).collect();
+    reports.sort_by_key(|(host, _)| (&host.name, &host.id));
     let instances = reports.iter().filter(|(_, report)| report.instances > 0);
     Actor {
         id: id.clone(),

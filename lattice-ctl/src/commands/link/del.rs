@@ -29,7 +29,7 @@ pub(crate) struct Del {
     #[arg(value_name = "SOURCE")]
     source: String,
 
-    /// [TARGET] CONTRACT [NAME], or NAMESPACE PACKAGE
+    /// Contract and perhaps name, the target before them if you like; or namespace and package
     #[arg(value_name = "WHICH", num_args = 0..=3)]
     which: Vec<String>,
 

@@ -21,7 +21,7 @@ use crate::view::View;
 /// Link an actor to a provider, or replace the link of the same contract and name
 ///
 /// Contracts: wasmcloud:keyvalue, wasmcloud:messaging, wasmcloud:httpserver (wasi:keyvalue, wasi:http work, too). A
-/// messaging link with --subscription edge.sensor.<region> also lets the actor publish on edge.result, edge.alert and
+/// messaging link with --subscription edge.sensor.REGION also lets the actor publish on edge.result, edge.alert and
 /// edge.dead of the same region.
 #[derive(Debug, Args)]
 #[command(after_help = "\
