@@ -38,7 +38,9 @@ const OPEN_METRICS: HeaderValue = HeaderValue::from_static("application/openmetr
 /// # Errors
 /// A [`Problem`] that names the address.
 pub(crate) async fn start(address: SocketAddr, metrics: Arc<Metrics>, health: Arc<Health>) -> Result<(), Problem> {
-    let failed = |error: std::io::Error| Problem::new(ErrorCode::Failed, format!("--admin {address}")).caused_by(&error).hint("is another process there?");
+    let failed = |error: std::io::Error| {
+        Problem::new(ErrorCode::Failed, format!("--admin {address}")).caused_by(&error).hint("is another process there?")
+    };
     let listener = TcpListener::bind(address).await.map_err(failed)?;
     let bound = listener.local_addr().map_err(failed)?;
     tracing::info!(address = %bound, "admin port");
@@ -72,7 +74,9 @@ async fn serve(listener: TcpListener, metrics: Arc<Metrics>, health: Arc<Health>
 
 fn answer(method: &Method, path: &str, metrics: &Metrics, health: &Health) -> Response<Full<Bytes>> {
     let (status, kind, text) = match path {
-        _ if !matches!(*method, Method::GET | Method::HEAD) => (StatusCode::METHOD_NOT_ALLOWED, TEXT, format!("method {method} is not allowed\n")),
+        _ if !matches!(*method, Method::GET | Method::HEAD) => {
+            (StatusCode::METHOD_NOT_ALLOWED, TEXT, format!("method {method} is not allowed\n"))
+        }
         "/livez" => (StatusCode::OK, JSON, r#"{"status":"ok"}"#.to_owned()),
         "/readyz" => match health.unready() {
             None => (StatusCode::OK, JSON, r#"{"status":"ok"}"#.to_owned()),

@@ -75,7 +75,8 @@ pub(crate) async fn run(desk: Desk, target: Target) {
 async fn work(call: &Call, target: &Target) -> Result<Bytes, Problem> {
     subject::check_subject(&call.subject).map_err(|error| Problem::new(ErrorCode::Usage, error.to_string()))?;
     // The actor must see that a reply is wanted; where it goes is ours to know.
-    let message = Message { subject: call.subject.clone(), body: call.body.clone(), reply_to: Some(CAPTURED_REPLY.to_owned()), headers: Vec::new() };
+    let message =
+        Message { subject: call.subject.clone(), body: call.body.clone(), reply_to: Some(CAPTURED_REPLY.to_owned()), headers: Vec::new() };
     let handled = target.handle(Operation::Call, message, ReplyRoute::Capture).await.map_err(|error| error.problem(target.id.as_str()))?;
     Ok(handled.reply.map(|reply| reply.body).unwrap_or_default())
 }

@@ -241,7 +241,13 @@ fn lattice_name(text: &str) -> Result<LatticeName, ConfigError> {
 /// The machine's name with whatever a host name may not hold replaced.
 fn machine_name() -> Result<HostName, ConfigError> {
     let uname = rustix::system::uname();
-    let name: String = uname.nodename().to_string_lossy().chars().take(lattice_core::id::MAX_NAME_BYTES).map(|c| if c.is_ascii_alphanumeric() { c } else { '-' }).collect();
+    let name: String = uname
+        .nodename()
+        .to_string_lossy()
+        .chars()
+        .take(lattice_core::id::MAX_NAME_BYTES)
+        .map(|c| if c.is_ascii_alphanumeric() { c } else { '-' })
+        .collect();
     host_name(if name.is_empty() { NAMELESS } else { &name })
 }
 
@@ -284,7 +290,9 @@ mod tests {
 
     #[test]
     fn flags_over_saved_over_defaults() {
-        let first = Saved::default().overridden(&args("--name NEDGE01 --label region=eu --label tier=edge --nats-url nats://a:1 --admin 127.0.0.1:0")).unwrap();
+        let first = Saved::default()
+            .overridden(&args("--name NEDGE01 --label region=eu --label tier=edge --nats-url nats://a:1 --admin 127.0.0.1:0"))
+            .unwrap();
         let again = config(first.clone(), "").unwrap();
         assert_eq!((again.name.as_str(), again.region.as_str(), again.nats_url.as_str()), ("NEDGE01", "eu", "nats://a:1"));
         assert!(again.admin.is_some());

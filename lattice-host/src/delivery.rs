@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 
 use lattice_core::id::ActorId;
 use lattice_core::subject;
-use provider_api::messaging::{Inbox, Messaging, Message, Subscription};
+use provider_api::messaging::{Inbox, Message, Messaging, Subscription};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 

@@ -12,10 +12,10 @@ use bytes::Bytes;
 use lattice_core::agent::{Action, Agent};
 use lattice_core::id::{ActorId, Digest, Generation};
 use lattice_core::timing::{HEARTBEAT_INTERVAL, OFFLINE_START_AFTER};
+use lattice_core::wire;
 use lattice_core::wire::assignment::Assignment;
 use lattice_core::wire::event::EventKind;
 use lattice_core::wire::report::HostReport;
-use lattice_core::wire;
 use lattice_nats::ConnectionState;
 use tokio::sync::{mpsc, oneshot, watch};
 

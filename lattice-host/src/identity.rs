@@ -66,7 +66,9 @@ impl From<IdentityError> for Problem {
             }
             IdentityError::Io { .. } => (ErrorCode::Failed, "is the disk full or read-only? --data-dir names another place"),
             IdentityError::InUse { .. } => (ErrorCode::Conflict, "stop that process, or give this host a --name or --data-dir of its own"),
-            IdentityError::Seed { .. } => (ErrorCode::Failed, "restore it from a backup; without the file the host comes back as a new one"),
+            IdentityError::Seed { .. } => {
+                (ErrorCode::Failed, "restore it from a backup; without the file the host comes back as a new one")
+            }
             IdentityError::Settings { .. } => (ErrorCode::Failed, "remove the file and give the settings as flags"),
         };
         let problem = Self::new(code, error.to_string()).hint(hint);
@@ -97,7 +99,8 @@ impl DataDir {
         std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(failed(path))?;
         let path = path.canonicalize().map_err(failed(path))?;
         let file = path.join("lock");
-        let mut lock = OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(&file).map_err(failed(&file))?;
+        let mut lock =
+            OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(&file).map_err(failed(&file))?;
         if flock(&lock, FlockOperation::NonBlockingLockExclusive).is_err() {
             let mut pid = String::new();
             // Without the number the message is less helpful, no more.

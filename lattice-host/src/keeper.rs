@@ -179,7 +179,8 @@ impl Keeper {
             let Some(instance) = order.providers.get(&spec.provider) else {
                 return Err(format!("provider {} does not run here", spec.provider));
             };
-            let known = running.and_then(|running| running.bound.iter().find(|bound| bound.link.spec == *spec && bound.instance.is_same(instance)));
+            let known =
+                running.and_then(|running| running.bound.iter().find(|bound| bound.link.spec == *spec && bound.instance.is_same(instance)));
             bound.push(match known {
                 Some(known) => known.clone(),
                 None => bind(spec, instance).await?,
@@ -404,7 +405,13 @@ async fn watch_bucket(bucket: Arc<LazyBucket>, status: InletStatus, stop: Cancel
     status.closed();
 }
 
-fn subscription(lattice: &LatticeName, actor: &ActorId, link: &LinkAssignment, delivery: Delivery, pattern: &SubjectPattern) -> Subscription {
+fn subscription(
+    lattice: &LatticeName,
+    actor: &ActorId,
+    link: &LinkAssignment,
+    delivery: Delivery,
+    pattern: &SubjectPattern,
+) -> Subscription {
     let subject = pattern.to_string();
     match delivery {
         Delivery::Core => Subscription::Core { subject, queue: subject::queue_group(lattice, actor, &link.name) },

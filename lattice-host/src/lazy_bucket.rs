@@ -32,7 +32,9 @@ impl LazyBucket {
         self.open().await.map_err(|error| match error {
             // Only a backend that cannot be reached may be better a moment later.
             ProviderError::Backend { .. } => CallError::Unavailable(error.to_string()),
-            ProviderError::Setting { .. } | ProviderError::Missing { .. } | ProviderError::Taken { .. } => CallError::Failed(error.to_string()),
+            ProviderError::Setting { .. } | ProviderError::Missing { .. } | ProviderError::Taken { .. } => {
+                CallError::Failed(error.to_string())
+            }
         })
     }
 }

@@ -79,7 +79,8 @@ impl LogSink for LogRing {
         let message = if context.is_empty() { message.to_owned() } else { format!("{context}: {message}") };
         let mut kept = self.lock();
         kept.last_number = kept.last_number.saturating_add(1);
-        let line = LogLine { number: kept.last_number, at_ms: clock::now_ms(), actor: actor.clone(), level: level.as_str().to_owned(), message };
+        let line =
+            LogLine { number: kept.last_number, at_ms: clock::now_ms(), actor: actor.clone(), level: level.as_str().to_owned(), message };
         kept.bytes = kept.bytes.saturating_add(cost(&line));
         kept.lines.push_back(line);
         while kept.lines.len() > MAX_LINES || kept.bytes > MAX_BYTES {

@@ -60,7 +60,10 @@ fn start_logging(args: &Args) -> Result<(), Problem> {
 }
 
 fn in_one_line(problem: &Problem) -> String {
-    let mut line = format!("lattice-host: {}", std::iter::once(&problem.message).chain(&problem.causes).map(String::as_str).collect::<Vec<_>>().join(": "));
+    let mut line = format!(
+        "lattice-host: {}",
+        std::iter::once(&problem.message).chain(&problem.causes).map(String::as_str).collect::<Vec<_>>().join(": ")
+    );
     if let Some(hint) = &problem.hint {
         line.push_str(" (");
         line.push_str(hint);

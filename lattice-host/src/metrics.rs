@@ -90,7 +90,11 @@ impl ActorMetrics {
     /// Counts one invocation that took `duration`.
     pub(crate) fn count(&self, operation: Operation, ok: bool, duration: Duration) {
         if let Some((_, good, bad)) = self.outcomes.iter().find(|(of, ..)| *of == operation) {
-            if ok { good.inc() } else { bad.inc() };
+            if ok {
+                good.inc()
+            } else {
+                bad.inc()
+            };
         }
         self.durations.observe(duration.as_secs_f64());
     }
@@ -115,7 +119,12 @@ impl Metrics {
             events_dropped: Counter::default(),
         };
         registry.register("component_invocations", "Calls of actors", metrics.invocations.clone());
-        registry.register_with_unit("component_invocation_duration", "How long calls of actors took", Unit::Seconds, metrics.durations.clone());
+        registry.register_with_unit(
+            "component_invocation_duration",
+            "How long calls of actors took",
+            Unit::Seconds,
+            metrics.durations.clone(),
+        );
         registry.register("component_instances", "Instances of actors that may run at once", metrics.instances.clone());
         registry.register("component_dropped_messages", "Messages dropped because an actor did not keep up", metrics.dropped.clone());
         registry.register("component_dead_letters", "Durable messages given up after answered failures", metrics.dead_letters.clone());
@@ -123,7 +132,11 @@ impl Metrics {
         registry.register("nats_connected", "Whether there is a connection to NATS", metrics.connected.clone());
         registry.register("applied_generation", "Generation of the plan that is applied", metrics.generation.clone());
         registry.register("host_errors", "Errors of the host itself: disk, NATS, providers", metrics.errors.clone());
-        registry.register("events_dropped", "State changes that did not fit into the queue to the event stream", metrics.events_dropped.clone());
+        registry.register(
+            "events_dropped",
+            "State changes that did not fit into the queue to the event stream",
+            metrics.events_dropped.clone(),
+        );
         metrics.registry = registry;
         Arc::new(metrics)
     }

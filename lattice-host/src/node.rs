@@ -110,7 +110,11 @@ impl Node {
             runtime,
             lattice: lattice.clone(),
             host: config.name.clone(),
-            dead_letters: DeadLetters { lattice: lattice.clone(), recorder: recorder.clone(), bus: Arc::new(MessagingNats::new(connection.clone())) },
+            dead_letters: DeadLetters {
+                lattice: lattice.clone(),
+                recorder: recorder.clone(),
+                bus: Arc::new(MessagingNats::new(connection.clone())),
+            },
             events: events.clone(),
             grace: config.drain,
         };
@@ -165,7 +169,8 @@ async fn connect(config: &Config) -> Result<Connection, Problem> {
         Ok(connection) => Ok(connection),
         Err(error @ (ConnectError::Refused { .. } | ConnectError::TimedOut { .. })) => {
             tracing::warn!("{error}: trying again until a server is there");
-            let options = ConnectOptions { retry_on_initial_connect: true, timeout: lattice_nats::connect::DEFAULT_CONNECT_TIMEOUT, ..options };
+            let options =
+                ConnectOptions { retry_on_initial_connect: true, timeout: lattice_nats::connect::DEFAULT_CONNECT_TIMEOUT, ..options };
             Ok(lattice_nats::connect(&options).await?)
         }
         Err(error) => Err(error.into()),

@@ -56,7 +56,10 @@ impl Sampler {
     }
 
     fn sample_cpu(&mut self, now: Instant) {
-        let Some(ticks) = self.process.as_ref().and_then(|process| process.stat().ok()).map(|stat| stat.utime.saturating_add(stat.stime)) else { return };
+        let Some(ticks) = self.process.as_ref().and_then(|process| process.stat().ok()).map(|stat| stat.utime.saturating_add(stat.stime))
+        else {
+            return;
+        };
         let Some((then, before)) = self.cpu else {
             self.cpu = Some((now, ticks));
             return;
@@ -76,7 +79,11 @@ impl Sampler {
         }
         let Some(process) = &self.process else { return 0 };
         let pss = process.smaps_rollup().ok().and_then(|rollup| {
-            let total = rollup.memory_map_rollup.iter().filter_map(|map| map.extension.map.get("Pss")).fold(0_u64, |sum, pss| sum.saturating_add(*pss));
+            let total = rollup
+                .memory_map_rollup
+                .iter()
+                .filter_map(|map| map.extension.map.get("Pss"))
+                .fold(0_u64, |sum, pss| sum.saturating_add(*pss));
             (total > 0).then_some(total)
         });
         let rss = || process.statm().ok().map(|statm| statm.resident.saturating_mul(procfs::page_size()));

@@ -68,7 +68,9 @@ impl Providers {
         let instance = match spec.kind {
             ProviderKind::KvMemory => Instance::KeyValue(Arc::new(KvMemory::new())),
             ProviderKind::KvNats => Instance::KeyValue(Arc::new(KvNats::new(self.connection.clone()))),
-            ProviderKind::MessagingNats => Instance::Messaging(Arc::new(MessagingPool::new(self.connection.clone(), &self.host, &spec.config))),
+            ProviderKind::MessagingNats => {
+                Instance::Messaging(Arc::new(MessagingPool::new(self.connection.clone(), &self.host, &spec.config)))
+            }
             ProviderKind::HttpServer => Instance::HttpServer(self.http.clone()),
         };
         self.running.insert(id.clone(), instance);
@@ -103,7 +105,13 @@ pub(crate) struct MessagingPool {
 impl MessagingPool {
     fn new(connection: Connection, host: &HostName, config: &BTreeMap<String, String>) -> Self {
         let file = |name: &str| config.get(name).map(PathBuf::from);
-        Self { own: Arc::new(MessagingNats::new(connection)), name: format!("lattice-host {host}"), creds: file(CREDS), tls_ca: file(TLS_CA), others: Mutex::default() }
+        Self {
+            own: Arc::new(MessagingNats::new(connection)),
+            name: format!("lattice-host {host}"),
+            creds: file(CREDS),
+            tls_ca: file(TLS_CA),
+            others: Mutex::default(),
+        }
     }
 
     /// The backend for `cluster_uri`; without one, that of the host's own connection. Returns before a server answers.

@@ -55,7 +55,10 @@ impl Reporter {
             applied_generation: self.applied,
             error_count,
             components: components(agent, executor),
-            providers: agent.providers().map(|(id, spec, error)| (id.clone(), ProviderReport { kind: spec.kind, error: error.map(str::to_owned) })).collect(),
+            providers: agent
+                .providers()
+                .map(|(id, spec, error)| (id.clone(), ProviderReport { kind: spec.kind, error: error.map(str::to_owned) }))
+                .collect(),
         }
     }
 }
@@ -65,7 +68,8 @@ fn components(agent: &Agent, executor: &Executor) -> BTreeMap<ActorId, Component
     for (id, state, digest, instances) in agent.components() {
         let status = executor.status(id).unwrap_or_default();
         let (handled, failed) = status.counts();
-        let report = ComponentReport { digest: digest.clone(), state: state.clone(), instances, handled, failed, link_errors: status.link_errors() };
+        let report =
+            ComponentReport { digest: digest.clone(), state: state.clone(), instances, handled, failed, link_errors: status.link_errors() };
         reports.insert(id.clone(), report);
     }
     reports

@@ -17,13 +17,21 @@ use crate::event_loop::Event;
 use crate::logs::LogRing;
 
 /// Answers one request after the other until the event loop is gone.
-pub(crate) async fn run(lattice: Lattice, host: HostId, name: HostName, logs: Arc<LogRing>, events: mpsc::Sender<Event>) -> Result<(), StoreError> {
+pub(crate) async fn run(
+    lattice: Lattice,
+    host: HostId,
+    name: HostName,
+    logs: Arc<LogRing>,
+    events: mpsc::Sender<Event>,
+) -> Result<(), StoreError> {
     let [own, everybody] = subject::requests_for(lattice.name(), &host);
     let mut requests = futures::stream::select(lattice.subscribe(own).await?, lattice.subscribe(everybody).await?);
     while let Some(request) = requests.next().await {
         let (Some(verb), Some(reply)) = (Verb::of_subject(&request.subject), request.reply) else { continue };
         let answer = match verb {
-            Verb::Ping => report(&events).await.map(|report| wire::encode(&HostReport { components: BTreeMap::new(), providers: BTreeMap::new(), ..report })),
+            Verb::Ping => report(&events)
+                .await
+                .map(|report| wire::encode(&HostReport { components: BTreeMap::new(), providers: BTreeMap::new(), ..report })),
             Verb::Inventory => report(&events).await.map(|report| wire::encode(&report)),
             Verb::Logs => Some(wire::encode(&logs.page(&name, &log_query(&request.payload)))),
         };

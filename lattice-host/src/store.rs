@@ -64,7 +64,12 @@ pub fn write(path: &Path, lattice: &LatticeName, assignment: &Assignment) -> std
 }
 
 /// Keeps whatever assignment is the newest, off the event loop, and says so. Ends when the sender is dropped.
-pub(crate) async fn keep(path: PathBuf, lattice: LatticeName, mut newest: watch::Receiver<Option<Box<Assignment>>>, events: mpsc::Sender<Event>) {
+pub(crate) async fn keep(
+    path: PathBuf,
+    lattice: LatticeName,
+    mut newest: watch::Receiver<Option<Box<Assignment>>>,
+    events: mpsc::Sender<Event>,
+) {
     while newest.changed().await.is_ok() {
         let Some(assignment) = newest.borrow_and_update().clone() else { continue };
         let (path, lattice, generation) = (path.clone(), lattice.clone(), assignment.generation);

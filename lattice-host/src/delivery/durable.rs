@@ -142,7 +142,9 @@ impl Inlet<'_> {
                     let letter = DeadLetter::new(&target.id, &subscription, &held.message, &*held.receipt, &failure.reason);
                     bury(&held, failure, &letters, letter, &target).await
                 }
-                verdict => settle(&held, verdict, &target).await,
+                verdict @ (Verdict::Done | Verdict::Failed(_) | Verdict::NotTried(_) | Verdict::Refused) => {
+                    settle(&held, verdict, &target).await
+                }
             }
         };
         self.settling.spawn(settling);
@@ -171,7 +173,11 @@ async fn work(held: Held, target: Target, earlier: u32) -> Worked {
 /// Whether the actor had its say. What else goes wrong would go wrong with any message.
 fn is_answer(error: &InvokeError) -> bool {
     match error {
-        InvokeError::Trap(_) | InvokeError::CpuLimit(_) | InvokeError::Deadline(_) | InvokeError::OutOfMemory(_) | InvokeError::Guest(_) => true,
+        InvokeError::Trap(_)
+        | InvokeError::CpuLimit(_)
+        | InvokeError::Deadline(_)
+        | InvokeError::OutOfMemory(_)
+        | InvokeError::Guest(_) => true,
         InvokeError::Instantiate(_) | InvokeError::NoHandler(_) | InvokeError::Closed => false,
     }
 }

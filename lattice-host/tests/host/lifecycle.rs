@@ -28,10 +28,8 @@ async fn from_joining_to_a_reply() {
     let generation = world.commit().await;
     let report = world.report("NEDGE01", |report| report.applied_generation >= generation).await;
     assert_eq!(report.components[&actor("echo")].state.to_string(), "waiting: no link for wasmcloud:messaging/consumer");
-    eventually("nobody listens any more", async || {
-        world.lattice.connection().client().request("site.sensor.eu", "x".into()).await.err()
-    })
-    .await;
+    eventually("nobody listens any more", async || world.lattice.connection().client().request("site.sensor.eu", "x".into()).await.err())
+        .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -182,7 +182,10 @@ impl World {
     /// A request on the bus; trying again while nobody listens yet.
     pub(crate) async fn request(&self, subject: &str, body: &str) -> String {
         let client = self.lattice.connection().client();
-        let answered = eventually(&format!("an answer on {subject}"), async || client.request(subject.to_owned(), Bytes::from(body.to_owned())).await.ok()).await;
+        let answered = eventually(&format!("an answer on {subject}"), async || {
+            client.request(subject.to_owned(), Bytes::from(body.to_owned())).await.ok()
+        })
+        .await;
         String::from_utf8(answered.payload.to_vec()).unwrap()
     }
 
@@ -190,7 +193,8 @@ impl World {
     pub(crate) async fn call(&self, id: &str, body: &str) -> (String, String) {
         let subject = lattice_core::subject::call(self.lattice.name(), &actor(id));
         let client = self.lattice.connection().client();
-        let answer = eventually("the call's answer", async || client.request(subject.clone(), Bytes::from(body.to_owned())).await.ok()).await;
+        let answer =
+            eventually("the call's answer", async || client.request(subject.clone(), Bytes::from(body.to_owned())).await.ok()).await;
         let status = answer.headers.as_ref().and_then(|headers| headers.get(CALL_STATUS_HEADER)).unwrap().to_string();
         (status, String::from_utf8(answer.payload.to_vec()).unwrap())
     }
@@ -334,7 +338,9 @@ fn program_of_server() -> PathBuf {
 
 /// The bytes of a guest program.
 fn program(name: &str) -> Bytes {
-    let target = || std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../target")), PathBuf::from);
+    let target = || {
+        std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../target")), PathBuf::from)
+    };
     let folder = std::env::var_os("LATTICE_PROGRAMS").map_or_else(|| target().join("wasm32-wasip2/actor/examples"), PathBuf::from);
     let path = folder.join(format!("{}.wasm", name.replace('-', "_")));
     match std::fs::read(&path) {
