@@ -110,15 +110,17 @@ fn run(args: impl IntoIterator<Item = OsString>) -> Result<(), ChildError> {
 
 /// Takes away what the job may not use. Limits can only be lowered later, never raised.
 fn confine(job: &Job) -> Result<(), ChildError> {
+    let both = |value: u64| Rlimit { current: Some(value), maximum: Some(value) };
+    // One second between the signal that says why and the one that says nothing.
+    let cpu = Rlimit { current: Some(job.cpu_seconds), maximum: Some(job.cpu_seconds.saturating_add(1)) };
     let limits = [
-        ("core dumps", Resource::Core, 0),
-        ("memory", Resource::Data, job.memory_bytes),
-        ("address space", Resource::As, job.memory_bytes.saturating_mul(ADDRESS_SPACE_FACTOR)),
-        ("CPU time", Resource::Cpu, job.cpu_seconds),
-        ("file size", Resource::Fsize, job.output_bytes),
+        ("core dumps", Resource::Core, both(0)),
+        ("memory", Resource::Data, both(job.memory_bytes)),
+        ("address space", Resource::As, both(job.memory_bytes.saturating_mul(ADDRESS_SPACE_FACTOR))),
+        ("CPU time", Resource::Cpu, cpu),
+        ("file size", Resource::Fsize, both(job.output_bytes)),
     ];
-    for (what, resource, value) in limits {
-        let limit = Rlimit { current: Some(value), maximum: Some(value) };
+    for (what, resource, limit) in limits {
         setrlimit(resource, limit).map_err(|source| ChildError::Limit { what, source })?;
     }
     // A container may forbid it; then the child merely competes on equal terms.

@@ -1,6 +1,7 @@
 //! A component made to hurt the compiler: the child dies of it, the host does not even grow.
 //!
 //! Alone in its program, because it measures the memory of the whole process.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests fail loudly")]
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};

@@ -16,7 +16,12 @@ type Sent = Result<(http::Response<HttpBody>, Sending), Error>;
 pub(crate) struct Outgoing;
 
 impl WasiHttpHooks for Outgoing {
-    fn send_request(&mut self, _request: http::Request<HttpBody>, _options: Option<RequestOptions>, _done: Sending) -> Box<dyn Future<Output = Sent> + Send> {
+    fn send_request(
+        &mut self,
+        _request: http::Request<HttpBody>,
+        _options: Option<RequestOptions>,
+        _done: Sending,
+    ) -> Box<dyn Future<Output = Sent> + Send> {
         Box::new(std::future::ready(Err(Error::HttpRequestDenied)))
     }
 

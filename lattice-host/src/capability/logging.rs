@@ -32,7 +32,10 @@ impl From<Level> for LogLevel {
 
 /// Serves the same interface under its name without a version.
 pub(crate) fn add_unversioned(linker: &mut Linker<State>) -> wasmtime::Result<()> {
-    linker.instance(UNVERSIONED)?.func_wrap("log", |mut store: StoreContextMut<'_, State>, (level, context, message): (Level, String, String)| {
-        store.data_mut().log(level, context, message)
-    })
+    linker.instance(UNVERSIONED)?.func_wrap(
+        "log",
+        |mut store: StoreContextMut<'_, State>, (level, context, message): (Level, String, String)| {
+            store.data_mut().log(level, context, message)
+        },
+    )
 }

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use lattice_core::contract::Contract;
-use lattice_core::subject::check_subject;
+use lattice_core::subject::{check_subject, is_reserved};
 use provider_api::CallError;
 use provider_api::messaging::{Message, Messaging};
 
@@ -17,6 +17,8 @@ use crate::runtime::bindings::host::wasmcloud::messaging::{consumer, types};
 use crate::runtime::links::{Link, LinkCallError, Links};
 use crate::runtime::state::{Identity, ReplyRoute, State, Task};
 
+/// Where clients listen for replies.
+const INBOX_PREFIX: &str = "_INBOX.";
 /// Header with the name of the node that a message was published on.
 const SOURCE_NODE: &str = "source-node";
 /// Header with the kind of content.
@@ -102,7 +104,8 @@ impl Consumer<'_> {
     /// The link that lets this actor do `operation` on `subject`.
     fn link_for(&self, operation: &str, subject: &str) -> Result<(&Arc<Link>, &Arc<dyn Messaging>), String> {
         check_subject(subject).map_err(|error| error.to_string())?;
-        let covering = self.links.messaging().find(|(link, settings, _)| settings.may_publish(subject) && link.spec.settings.permits(operation));
+        let covering =
+            self.links.messaging().find(|(link, settings, _)| settings.may_publish(subject) && link.spec.settings.permits(operation));
         match covering {
             Some((link, _, backend)) => Ok((link, backend)),
             None => Err(self.denied(&format!("no link lets this actor {operation} on `{subject}`"))),
@@ -117,9 +120,16 @@ impl Consumer<'_> {
 
     /// The message with the headers that the host adds.
     fn outgoing(&self, mut message: Message) -> Message {
-        message.headers = vec![(SOURCE_NODE.to_owned(), self.identity.node.clone()), (CONTENT_TYPE.to_owned(), content_type(&message.body).to_owned())];
+        message.headers =
+            vec![(SOURCE_NODE.to_owned(), self.identity.node.clone()), (CONTENT_TYPE.to_owned(), content_type(&message.body).to_owned())];
         message
     }
+}
+
+/// Whether a reply may go to a subject that somebody put into a message: somebody's inbox, or any subject that is not the
+/// control plane's or the server's.
+pub(crate) fn may_reply(subject: &str) -> bool {
+    check_subject(subject).is_ok() && (subject.starts_with(INBOX_PREFIX) || !is_reserved(subject))
 }
 
 fn check_size(body: &Bytes, limit: usize) -> Result<(), String> {
@@ -145,6 +155,17 @@ fn content_type(body: &[u8]) -> &'static str {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn where_replies_may_go() {
+        let check = |subject: &str, expected: bool| assert_eq!(may_reply(subject), expected, "{subject}");
+        check("_INBOX.abc.1", true);
+        check("edge.ack.NEDGE01", true);
+        for forged in ["$JS.API.STREAM.DELETE.edge-events", "$SYS.x", "lat.default.call.x", "cloud.cmd.x", "_INBOX", "_INBOX.>", "a b", ""]
+        {
+            check(forged, false);
+        }
+    }
 
     #[test]
     fn content_types() {

@@ -26,9 +26,12 @@ use super::logs::ActorLog;
 use super::meter::{CpuExhausted, Meter};
 use super::state::{Identity, ReplyRoute, Task};
 use super::{MIB, Runtime};
+use crate::capability::messaging::may_reply;
 
 /// Longest error text of a guest that is passed on, in bytes.
 const MAX_GUEST_ERROR_BYTES: usize = 1024;
+/// Reply subject that an actor sees if its reply is captured and the caller named none.
+const CAPTURED_REPLY: &str = "_INBOX.captured";
 /// How long calls that were told to end may take to do so.
 const END_OF_CALLS: Duration = Duration::from_secs(1);
 
@@ -104,7 +107,7 @@ impl Actor {
     /// Links `loaded` by `links`. Nothing is instantiated yet.
     ///
     /// # Errors
-    /// [`LoadError::MissingLinks`] or [`LoadError::Link`] if an import cannot be resolved.
+    /// [`LoadError::Link`] if an import cannot be resolved.
     pub fn new(runtime: &Runtime, loaded: Loaded, settings: ActorSettings, links: Vec<BoundLink>) -> Result<Self, LoadError> {
         let shared = runtime.shared();
         let identity = Arc::new(Identity {
@@ -158,6 +161,7 @@ impl Actor {
         if !call.blueprint.handles(Contract::Messaging) {
             return Err(call.failed(call.unavailable(Contract::Messaging)));
         }
+        let (message, route) = call.replying(message, route);
         let task = call.blueprint.task(message.reply_to.clone(), route);
         let (end, meter) = (task.deadline, task.meter.clone());
         let mut instance = None;
@@ -234,10 +238,7 @@ impl Actor {
     fn check(&self) -> Result<(), LoadError> {
         match self.blueprint().fault() {
             None => Ok(()),
-            Some(fault) => Err(match &**fault {
-                LoadError::MissingLinks(missing) => LoadError::MissingLinks(missing.clone()),
-                other => LoadError::Link(wasmtime::Error::msg(other.to_string())),
-            }),
+            Some(fault) => Err(fault.clone().into()),
         }
     }
 }
@@ -283,16 +284,31 @@ impl Stop {
 impl Call {
     /// An instance for the task: one that waits, or a new one as soon as the host has room for it.
     pub(crate) async fn instance(&self, task: Task) -> wasmtime::Result<Instance> {
-        let mut task = task;
         while let Some(idle) = self.take_idle() {
-            match idle.resume(&self.blueprint, task) {
-                Ok(instance) => return Ok(instance),
-                Err(unused) => task = unused,
+            if idle.fits(&self.blueprint) {
+                return Ok(idle.resume(&self.blueprint, task));
             }
         }
         let shared = self.actor.inner.runtime.shared();
         let slot = shared.slots.clone().acquire_owned().await?;
         Ok(Instance::new(shared, self.blueprint.clone(), task, slot))
+    }
+
+    /// The message as the actor sees it: with a reply subject exactly if a reply can go there. The host may publish where
+    /// whoever sent the message may not, so a subject of the control plane or the server is none to reply to.
+    fn replying(&self, mut message: Message, route: ReplyRoute) -> (Message, ReplyRoute) {
+        let reply_to = message.reply_to.take();
+        message.reply_to = match (&route, reply_to) {
+            (ReplyRoute::None, _) | (ReplyRoute::Publish(_), None) => None,
+            (ReplyRoute::Capture, reply_to) => reply_to.or_else(|| Some(CAPTURED_REPLY.to_owned())),
+            (ReplyRoute::Publish(_), Some(subject)) if may_reply(&subject) => Some(subject),
+            (ReplyRoute::Publish(_), Some(subject)) => {
+                let log = &self.actor.inner.identity.log;
+                log.denied(Contract::Messaging.as_str(), &format!("no reply to `{subject}`, which a message asked for"));
+                None
+            }
+        };
+        (message, route)
     }
 
     fn take_idle(&self) -> Option<Instance> {

@@ -28,6 +28,12 @@ const TAG_BYTES: usize = 32;
 const KEY_BYTES: usize = 32;
 /// Name of the key file.
 const KEY_FILE: &str = "key";
+/// Suffix of what the compiler writes.
+const SCRATCH_SUFFIX: &str = "new";
+/// Suffix of a file that is being written.
+const TEMPORARY_SUFFIX: &str = "tmp";
+/// Age at which half-done work is nobody's any more; far longer than compiling may take.
+const STALE: Duration = Duration::from_secs(3600);
 /// Suffix of artifacts.
 const SUFFIX: &str = "cwasm";
 /// Largest file that is read, header included, in bytes: the compiler's own limit on its output and some.
@@ -77,13 +83,14 @@ impl Cache {
         let folder = |source| CacheError::Folder { path: dir.to_owned(), source };
         std::fs::create_dir_all(dir).map_err(folder)?;
         std::fs::set_permissions(dir, std::fs::Permissions::from_mode(0o700)).map_err(folder)?;
+        sweep(dir);
         let key = hmac::Key::new(hmac::HMAC_SHA256, &read_or_make_key(&dir.join(KEY_FILE))?);
         Ok(Self { dir: dir.to_owned(), key, engine: compatibility(engine), failures: Mutex::default() })
     }
 
     /// Where the compiler shall write code for `digest` before it is authenticated.
     pub(crate) fn scratch(&self, digest: &Digest) -> PathBuf {
-        self.dir.join(format!("{}.{}.new", digest.hex(), std::process::id()))
+        self.dir.join(format!("{}.{}.{SCRATCH_SUFFIX}", digest.hex(), std::process::id()))
     }
 
     /// Removes what a failed compiler may have left at [`Cache::scratch`].
@@ -132,7 +139,7 @@ impl Cache {
     fn store(&self, digest: &Digest, artifact: &[u8]) -> std::io::Result<()> {
         self.prune(MAX_TOTAL_BYTES.saturating_sub(u64::try_from(artifact.len()).unwrap_or(u64::MAX)))?;
         let path = self.path(digest);
-        let temporary = path.with_extension(format!("{}.tmp", std::process::id()));
+        let temporary = path.with_extension(format!("{}.{TEMPORARY_SUFFIX}", std::process::id()));
         let mut file = std::fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
         file.write_all(MAGIC)?;
         file.write_all(self.tag(digest, artifact).as_ref())?;
@@ -208,6 +215,19 @@ fn deserialize(engine: &Engine, artifact: &[u8]) -> wasmtime::Result<Component> 
     unsafe { Component::deserialize(engine, artifact) }
 }
 
+/// Removes what a host that was killed in the middle of its work left behind.
+fn sweep(dir: &Path) {
+    let Ok(entries) = std::fs::read_dir(dir) else { return };
+    for path in entries.filter_map(|entry| Some(entry.ok()?.path())) {
+        let half_done = path.extension().is_some_and(|extension| extension == SCRATCH_SUFFIX || extension == TEMPORARY_SUFFIX);
+        let age = path.metadata().and_then(|metadata| metadata.modified()).ok().and_then(|modified| modified.elapsed().ok());
+        if half_done && age.is_some_and(|age| age > STALE) {
+            // Left for the next start if it cannot be removed.
+            let _ = std::fs::remove_file(path);
+        }
+    }
+}
+
 fn read_limited(path: &Path) -> std::io::Result<Vec<u8>> {
     let file = std::fs::File::open(path)?;
     let size = file.metadata()?.len();
@@ -224,11 +244,12 @@ fn read_or_make_key(path: &Path) -> Result<[u8; KEY_BYTES], CacheError> {
     let failed = |source| CacheError::Folder { path: path.to_owned(), source };
     let mut key = [0; KEY_BYTES];
     SystemRandom::new().fill(&mut key).map_err(|_unspecified| CacheError::Random)?;
-    let temporary = path.with_extension(format!("{}.tmp", std::process::id()));
+    let temporary = path.with_extension(format!("{}.{TEMPORARY_SUFFIX}", std::process::id()));
     let made = match std::fs::read(path) {
         Ok(found) => return found.try_into().map_err(|_| CacheError::Key { path: path.to_owned() }),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-            let mut file = std::fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&temporary).map_err(failed)?;
+            let mut file =
+                std::fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&temporary).map_err(failed)?;
             file.write_all(&key).and_then(|()| file.sync_all()).map_err(failed)?;
             // A link never replaces what another host has just put there.
             std::fs::hard_link(&temporary, path)

@@ -181,10 +181,14 @@ impl Compiler {
             let source = std::io::Error::other(said);
             return Err(CompileError::Run { program: self.limits.program.clone(), source });
         }
+        if status.signal() == Some(SIGKILL) {
+            // Not by us: the system takes memory back where it finds it, whoever needed it.
+            let source = std::io::Error::new(std::io::ErrorKind::OutOfMemory, "it was killed, perhaps because the node is out of memory");
+            return Err(CompileError::Run { program: self.limits.program.clone(), source });
+        }
         let limit = match status.signal() {
             Some(SIGABRT) if said.contains(OUT_OF_MEMORY_TEXT) => CompileLimit::Memory(self.limits.memory_bytes),
-            // The soft limit's signal, or the hard limit's if both are the same.
-            Some(SIGXCPU | SIGKILL) => CompileLimit::Cpu(self.limits.cpu),
+            Some(SIGXCPU) => CompileLimit::Cpu(self.limits.cpu),
             Some(SIGXFSZ) => CompileLimit::Output(self.limits.output_bytes),
             _ => return Err(CompileError::Crashed { status, said }),
         };

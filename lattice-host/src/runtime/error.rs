@@ -16,7 +16,9 @@ use super::limits::Exhausted;
 #[derive(Debug, thiserror::Error)]
 pub enum RuntimeError {
     /// The system gives no room for so many instances.
-    #[error("cannot reserve address space for {instances} instances (is there a limit, `ulimit -v`, or vm.overcommit_memory=2?): {reason:#}")]
+    #[error(
+        "cannot reserve address space for {instances} instances (is there a limit, `ulimit -v`, or vm.overcommit_memory=2?): {reason:#}"
+    )]
     Engine {
         /// How many were asked for.
         instances: u32,
@@ -59,24 +61,32 @@ pub enum LoadError {
     /// It does not compile, or not within the limits.
     #[error("cannot compile: {0}")]
     Compile(Arc<CompileError>),
-    /// It needs links that the actor does not have.
-    #[error("no link for {}", .0.join(", "))]
-    MissingLinks(Vec<String>),
-    /// It does not fit what the host serves, although names and versions do.
-    #[error("does not fit the host's interfaces: {0:#}")]
-    Link(wasmtime::Error),
+    /// Its imports cannot be resolved.
+    #[error(transparent)]
+    Link(#[from] LinkFault),
     /// The host is going down.
     #[error("the host is stopping")]
     Stopping,
+}
+
+/// Why the imports of a component cannot be resolved.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum LinkFault {
+    /// It needs links that the actor does not have.
+    #[error("no link for {}", .0.join(", "))]
+    Missing(Vec<String>),
+    /// It does not fit what the host serves, although names and versions do.
+    #[error("does not fit the host's interfaces: {0}")]
+    Unfit(String),
 }
 
 impl LoadError {
     /// Whether the same code would fail again, whatever anybody does to the host or the network.
     pub fn is_lasting(&self) -> bool {
         match self {
-            Self::Digest { .. } | Self::Precompiled | Self::Admission(_) | Self::Link(_) => true,
+            Self::Digest { .. } | Self::Precompiled | Self::Admission(_) | Self::Link(LinkFault::Unfit(_)) => true,
             Self::Compile(error) => error.is_lasting(),
-            Self::Fetch { .. } | Self::MissingLinks(_) | Self::Stopping => false,
+            Self::Fetch { .. } | Self::Link(LinkFault::Missing(_)) | Self::Stopping => false,
         }
     }
 
@@ -84,8 +94,8 @@ impl LoadError {
     pub fn problem(&self, actor: &str, image: &str) -> Problem {
         match self {
             Self::Fetch { .. } | Self::Digest { .. } => Problem::actor_image(image, self).caused_by_source(self),
-            Self::MissingLinks(missing) => Problem::link_not_found(actor, &missing.join(", ")),
-            Self::Precompiled | Self::Admission(_) | Self::Link(_) => self.invalid(image),
+            Self::Link(LinkFault::Missing(missing)) => Problem::link_not_found(actor, &missing.join(", ")),
+            Self::Precompiled | Self::Admission(_) | Self::Link(LinkFault::Unfit(_)) => self.invalid(image),
             Self::Compile(error) if error.is_lasting() => self.invalid(image),
             Self::Compile(_) | Self::Stopping => {
                 Problem::new(ErrorCode::Failed, format!("actor start failed: {self}")).caused_by_source(self)
@@ -148,7 +158,9 @@ impl InvokeError {
         let code = match self {
             Self::Deadline(_) => ErrorCode::TimedOut,
             Self::NoHandler(contract) => return Problem::link_not_found(actor, contract.as_str()),
-            Self::Trap(_) | Self::CpuLimit(_) | Self::OutOfMemory(_) | Self::Guest(_) | Self::Instantiate(_) | Self::Closed => ErrorCode::Failed,
+            Self::Trap(_) | Self::CpuLimit(_) | Self::OutOfMemory(_) | Self::Guest(_) | Self::Instantiate(_) | Self::Closed => {
+                ErrorCode::Failed
+            }
         };
         Problem::new(code, format!("{actor}: {self}"))
     }

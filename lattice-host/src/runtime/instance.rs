@@ -17,7 +17,7 @@ use wasmtime_wasi_http::p2::bindings::{Proxy, ProxyIndices};
 use super::bindings::guest::exports::wasmcloud::messaging::handler::BrokerMessage;
 use super::bindings::guest::{MessagingGuest, MessagingGuestIndices};
 use super::component::Loaded;
-use super::error::LoadError;
+use super::error::LinkFault;
 use super::linker::linker;
 use super::links::Links;
 use super::meter::{CpuExhausted, Meter, Verdict};
@@ -38,7 +38,7 @@ pub(crate) struct Blueprint {
     pub(crate) policy: InstancePolicy,
     pub(crate) limits: Limits,
     contracts: BTreeSet<Contract>,
-    code: Result<Code, Arc<LoadError>>,
+    code: Result<Code, LinkFault>,
     largest_memory: usize,
 }
 
@@ -52,11 +52,18 @@ struct Code {
 
 impl Blueprint {
     /// Resolves the imports of `loaded` by `links`. If that fails, so does every instantiation, with the same words.
-    pub(crate) fn new(shared: &Shared, loaded: &Loaded, identity: Arc<Identity>, settings: ActorSettings, links: Links, former: Option<&Self>) -> Self {
+    pub(crate) fn new(
+        shared: &Shared,
+        loaded: &Loaded,
+        identity: Arc<Identity>,
+        settings: ActorSettings,
+        links: Links,
+        former: Option<&Self>,
+    ) -> Self {
         let contracts = links.contracts();
         let code = match former.filter(|former| former.contracts == contracts) {
             Some(former) => former.code.clone(),
-            None => Code::link(shared, loaded, &contracts).map_err(Arc::new),
+            None => Code::link(shared, loaded, &contracts),
         };
         let mut env: BTreeMap<String, String> = links.env().map(|(name, value)| (name.clone(), value.clone())).collect();
         env.extend(settings.env);
@@ -72,7 +79,7 @@ impl Blueprint {
     }
 
     /// Why there can be no instance.
-    pub(crate) fn fault(&self) -> Option<&Arc<LoadError>> {
+    pub(crate) fn fault(&self) -> Option<&LinkFault> {
         self.code.as_ref().err()
     }
 
@@ -102,17 +109,18 @@ impl Blueprint {
 }
 
 impl Code {
-    fn link(shared: &Shared, loaded: &Loaded, contracts: &BTreeSet<Contract>) -> Result<Self, LoadError> {
+    fn link(shared: &Shared, loaded: &Loaded, contracts: &BTreeSet<Contract>) -> Result<Self, LinkFault> {
         let missing = missing_links(loaded.shape(), contracts);
         if !missing.is_empty() {
-            return Err(LoadError::MissingLinks(missing));
+            return Err(LinkFault::Missing(missing));
         }
-        let linker = linker(&shared.engine, contracts).map_err(LoadError::Link)?;
-        let pre = linker.instantiate_pre(loaded.component()).map_err(LoadError::Link)?;
+        let unfit = |error: wasmtime::Error| LinkFault::Unfit(format!("{error:#}"));
+        let linker = linker(&shared.engine, contracts).map_err(unfit)?;
+        let pre = linker.instantiate_pre(loaded.component()).map_err(unfit)?;
         let (messaging, http) = (MessagingGuestIndices::new(&pre), ProxyIndices::new(&pre));
         match (messaging, http) {
             // The shape says that there is a handler; then its type must be why neither fits.
-            (Err(error), Err(_)) => Err(LoadError::Link(error)),
+            (Err(error), Err(_)) => Err(unfit(error)),
             (messaging, http) => Ok(Self { messaging: messaging.ok().map(Arc::new), http: http.ok().map(Arc::new), pre }),
         }
     }
@@ -145,18 +153,20 @@ impl Instance {
         Self { store, exports: None, blueprint, _slot: slot }
     }
 
-    /// Takes the next task, if this instance can still be used by `blueprint`.
-    pub(crate) fn resume(mut self, blueprint: &Arc<Blueprint>, task: Task) -> Result<Self, Task> {
+    /// Whether this instance can go on by `blueprint`.
+    pub(crate) fn fits(&self, blueprint: &Arc<Blueprint>) -> bool {
+        Arc::ptr_eq(&self.blueprint, blueprint) || blueprint.continues(&self.blueprint)
+    }
+
+    /// Takes the next task by a blueprint that it fits.
+    pub(crate) fn resume(mut self, blueprint: &Arc<Blueprint>, task: Task) -> Self {
         if !Arc::ptr_eq(&self.blueprint, blueprint) {
-            if !blueprint.continues(&self.blueprint) {
-                return Err(task);
-            }
             self.blueprint = blueprint.clone();
             self.store.data_mut().around = blueprint.around.clone();
         }
         self.store.data_mut().task = task;
         self.store.set_epoch_deadline(EPOCHS_PER_SLICE);
-        Ok(self)
+        self
     }
 
     pub(crate) fn state(&self) -> &State {

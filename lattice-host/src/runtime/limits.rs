@@ -47,9 +47,12 @@ impl MemoryAccount {
     fn take(&self, bytes: u64) -> Result<(), Exhausted> {
         let limit = self.limit.load(Ordering::Relaxed);
         let fits = |used: u64| used.checked_add(bytes).filter(|sum| *sum <= limit);
-        self.used
-            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, fits)
-            .map_err(|used| Exhausted { account: self.name, used, asked: bytes, limit })?;
+        self.used.fetch_update(Ordering::Relaxed, Ordering::Relaxed, fits).map_err(|used| Exhausted {
+            account: self.name,
+            used,
+            asked: bytes,
+            limit,
+        })?;
         match self.parent.as_ref().map_or(Ok(()), |parent| parent.take(bytes)) {
             Ok(()) => Ok(()),
             Err(exhausted) => {

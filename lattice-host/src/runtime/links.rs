@@ -132,9 +132,9 @@ impl Link {
     }
 }
 
-/// All links of an actor.
+/// All links of an actor; a clone is the same list.
 #[derive(Clone, Default)]
-pub(crate) struct Links(Vec<Arc<Link>>);
+pub(crate) struct Links(Arc<[Arc<Link>]>);
 
 impl Links {
     pub(crate) fn new(bound: Vec<BoundLink>) -> Self {
@@ -153,7 +153,7 @@ impl Links {
 
     /// Revokes every link that is not one of `kept`.
     pub(crate) fn revoke_all_but(&self, kept: &Self) {
-        for link in &self.0 {
+        for link in self.0.iter() {
             if !kept.0.iter().any(|other| Arc::ptr_eq(link, other)) {
                 link.revoke();
             }

@@ -136,7 +136,9 @@ struct Quota {
 #[derive(Debug, PartialEq, Eq)]
 enum Taken {
     /// Go ahead; so many were refused since the last time.
-    Granted { dropped: u64 },
+    Granted {
+        dropped: u64,
+    },
     Refused,
 }
 

@@ -35,6 +35,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use bytes::Bytes;
+use futures::future::BoxFuture;
 use lattice_core::admission::check_preamble;
 use lattice_core::id::{Digest, HostName};
 use tokio::sync::Semaphore;
@@ -45,7 +46,7 @@ pub use actor::{Actor, ActorSettings, ActorStats, Handled};
 pub use cache::CacheError;
 pub use compiler::{CompileError, CompileLimit, CompileLimits};
 pub use component::Loaded;
-pub use error::{InvokeError, LoadError, RuntimeError};
+pub use error::{InvokeError, LinkFault, LoadError, RuntimeError};
 pub use limits::Exhausted;
 pub use links::{Backend, BoundLink};
 pub use logs::{LogLevel, LogSink, NoLogs};
@@ -126,7 +127,34 @@ impl Runtime {
     ///
     /// # Errors
     /// [`LoadError`]; bad code is remembered as such for a while and not compiled again.
-    pub async fn load<E>(&self, digest: &Digest, fetch: impl Future<Output = Result<Bytes, E>> + Send) -> Result<Loaded, LoadError>
+    pub fn load<'a, E>(
+        &'a self,
+        digest: &'a Digest,
+        fetch: impl Future<Output = Result<Bytes, E>> + Send + 'a,
+    ) -> BoxFuture<'a, Result<Loaded, LoadError>>
+    where
+        E: std::error::Error + Send + Sync + 'static,
+    {
+        // Boxed: a fetch is large, and this is no hot path.
+        Box::pin(self.find_or_compile(digest, fetch))
+    }
+
+    /// Linear memory of all instances in bytes.
+    pub fn memory_in_use(&self) -> u64 {
+        self.shared.memory.used()
+    }
+
+    /// Instances that are alive.
+    pub fn live_instances(&self) -> u32 {
+        let free = u32::try_from(self.shared.slots.available_permits()).unwrap_or(u32::MAX);
+        self.shared.config.max_instances.saturating_sub(free)
+    }
+
+    pub(crate) fn shared(&self) -> &Arc<Shared> {
+        &self.shared
+    }
+
+    async fn find_or_compile<E>(&self, digest: &Digest, fetch: impl Future<Output = Result<Bytes, E>> + Send) -> Result<Loaded, LoadError>
     where
         E: std::error::Error + Send + Sync + 'static,
     {
@@ -148,21 +176,6 @@ impl Runtime {
             None => self.compile(digest, &wasm).await?,
         };
         self.admit(digest, component)
-    }
-
-    /// Linear memory of all instances in bytes.
-    pub fn memory_in_use(&self) -> u64 {
-        self.shared.memory.used()
-    }
-
-    /// Instances that are alive.
-    pub fn live_instances(&self) -> u32 {
-        let free = u32::try_from(self.shared.slots.available_permits()).unwrap_or(u32::MAX);
-        self.shared.config.max_instances.saturating_sub(free)
-    }
-
-    pub(crate) fn shared(&self) -> &Arc<Shared> {
-        &self.shared
     }
 
     fn image_in_memory(&self, digest: &Digest) -> Option<Arc<CodeImage>> {

@@ -82,7 +82,8 @@ impl Actor {
     async fn answer(&self, request: Request<Body>, link: &LinkName) -> Result<Response<Body>, Refusal> {
         check(&request)?;
         let turn = tokio::time::timeout(MAX_WAIT, self.begin()).await;
-        let call = turn.map_err(|_elapsed| Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "busy", "all instances of the actor are busy"))??;
+        let call =
+            turn.map_err(|_elapsed| Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "busy", "all instances of the actor are busy"))??;
         if !call.blueprint.handles(Contract::HttpServer) {
             return Err(call.failed(call.unavailable(Contract::HttpServer)).into());
         }
@@ -91,7 +92,9 @@ impl Actor {
         let worker = tokio::spawn(work(call, request, answer));
         match answered.await {
             Ok(Ok(response)) => Ok(response.map(|body| body.map_err(|error| Box::new(error) as BodyError).boxed_unsync())),
-            Ok(Err(code)) => Err(Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, "actor-error", format!("the actor answered with an error: {code:?}"))),
+            Ok(Err(code)) => {
+                Err(Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, "actor-error", format!("the actor answered with an error: {code:?}")))
+            }
             // The actor's side is gone without an answer: its end says why.
             Err(_gone) => match worker.await {
                 Ok(Err(error)) => Err(error.into()),
@@ -110,7 +113,11 @@ fn check(request: &Request<Body>) -> Result<(), Refusal> {
     }
     let length = http_body::Body::size_hint(request.body()).lower();
     if length > u64::try_from(MAX_REQUEST_BYTES).unwrap_or(u64::MAX) {
-        return Err(Refusal::new(StatusCode::PAYLOAD_TOO_LARGE, "too-large", format!("request body has {length} bytes, at most {MAX_REQUEST_BYTES} are taken")));
+        return Err(Refusal::new(
+            StatusCode::PAYLOAD_TOO_LARGE,
+            "too-large",
+            format!("request body has {length} bytes, at most {MAX_REQUEST_BYTES} are taken"),
+        ));
     }
     Ok(())
 }

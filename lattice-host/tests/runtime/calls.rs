@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use lattice_core::wire::assignment::InstancePolicy;
 use lattice_host::runtime::{InvokeError, ReplyRoute};
+use provider_api::messaging::Message;
 
 use crate::world::{PATIENCE, REPLY_SUBJECT, World, call, message, settings};
 
@@ -30,9 +31,14 @@ async fn a_reply_goes_where_the_message_says() {
     let headers = [("source-node", "NEDGE01"), ("content-type", "application/json")];
     assert_eq!(reply.headers, headers.map(|(name, value)| (name.to_owned(), value.to_owned())));
 
-    let refused = echo.handle_message(message("x"), ReplyRoute::None).await.unwrap_err();
-    assert!(refused.to_string().contains("capability denied: wasmcloud:messaging: this message takes no reply"), "{refused}");
+    echo.handle_message(message("nobody waits"), ReplyRoute::None).await.unwrap();
+    assert!(world.lines().contains(&"info answer nobody waits".to_owned()), "the actor sees no reply subject: {:?}", world.lines());
+    for forged in ["$JS.API.STREAM.DELETE.edge-events", "lat.default.req.all.ping", "cloud.cmd.NEDGE01"] {
+        let asking = Message { reply_to: Some(forged.to_owned()), ..message("x") };
+        echo.handle_message(asking, ReplyRoute::Publish(world.bus.clone())).await.unwrap();
+    }
     assert_eq!(world.published().len(), 1);
+    assert_eq!(world.log.denials.lock().unwrap().len(), 3);
 }
 
 #[tokio::test]
@@ -43,10 +49,9 @@ async fn per_message_forgets_and_resident_remembers() {
         assert_eq!(call(&fresh, "").await.unwrap(), "1");
     }
     let resident = world.actor("counter", |settings| settings.policy = InstancePolicy::Resident).await;
-    let one = |settings: &mut lattice_host::runtime::ActorSettings| settings.instances = 1;
     let mut only = settings("counter");
     only.policy = InstancePolicy::Resident;
-    one(&mut only);
+    only.instances = 1;
     resident.reconfigure(only.clone(), world.links()).unwrap();
     for expected in 1..4 {
         assert_eq!(call(&resident, "").await.unwrap(), expected.to_string());

@@ -123,7 +123,9 @@ async fn the_compiler_is_stopped_when_it_takes_too_long() {
     let script = world.dir.path().join("slow");
     std::fs::write(&script, "#!/bin/sh\nexec sleep 600\n").unwrap();
     std::fs::set_permissions(&script, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
-    let slow = World::with(|config| config.compile = CompileLimits { program: script, wall: Duration::from_millis(300), ..CompileLimits::default() });
+    let slow = World::with(|config| {
+        config.compile = CompileLimits { program: script, wall: Duration::from_millis(300), ..CompileLimits::default() }
+    });
     let error = refused(&slow, program("echo"), "limit exceeded: time").await;
     assert!(error.is_lasting());
 }

@@ -87,7 +87,12 @@ async fn a_memory_bomb() {
     let failed = fails(&world, "memory-bomb", "").await;
     // The guest is told and may say so itself; what counts is that it did not get more.
     let text = failed.to_string();
-    let got: u32 = text.strip_prefix("memory refused after ").and_then(|rest| rest.strip_suffix(" MiB")).unwrap_or_else(|| panic!("{text}")).parse().unwrap();
+    let got: u32 = text
+        .strip_prefix("memory refused after ")
+        .and_then(|rest| rest.strip_suffix(" MiB"))
+        .unwrap_or_else(|| panic!("{text}"))
+        .parse()
+        .unwrap();
     assert!((50..64).contains(&got), "{got} MiB of 64");
 }
 
@@ -112,7 +117,10 @@ async fn memory_is_summed_over_the_instances_of_an_actor() {
     let outcomes = futures::future::join_all(calls).await;
     let fine = outcomes.iter().filter(|outcome| outcome.is_ok()).count();
     assert_eq!(fine, 2, "{outcomes:?}");
-    assert!(outcomes.iter().flat_map(|outcome| outcome.as_ref().err()).all(|error| matches!(error, InvokeError::OutOfMemory(_))), "{outcomes:?}");
+    assert!(
+        outcomes.iter().flat_map(|outcome| outcome.as_ref().err()).all(|error| matches!(error, InvokeError::OutOfMemory(_))),
+        "{outcomes:?}"
+    );
 }
 
 #[tokio::test]
@@ -158,7 +166,10 @@ async fn a_flood_of_log_lines() {
     let bytes: usize = lines.iter().map(String::len).sum();
     // Escapes make a line up to six times as long as what was charged for it.
     assert!(bytes <= windows * 64 * 1024 * 6, "{bytes} bytes in {windows} s");
-    assert!(!lines.is_empty() && lines.iter().all(|line| !line.contains(['\u{1b}', '\n', '\r', '\u{0}', '\u{202e}', '\u{9b}'])), "{lines:?}");
+    assert!(
+        !lines.is_empty() && lines.iter().all(|line| !line.contains(['\u{1b}', '\n', '\r', '\u{0}', '\u{202e}', '\u{9b}'])),
+        "{lines:?}"
+    );
 }
 
 #[tokio::test]

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use lattice_host::runtime::{Actor, LoadError};
+use lattice_host::runtime::{Actor, LinkFault, LoadError};
 
 use crate::world::{World, call, program, settings};
 
@@ -29,7 +29,9 @@ async fn what_no_link_covers_is_refused_and_audited() {
     let actor = Actor::new(&world.runtime, loaded, settings("forbidden"), links).unwrap();
     let tried = call(&actor, "").await.unwrap();
     assert!(tried.lines().count() >= 19 && tried.lines().all(|line| line.contains("=> error: ")), "{tried}");
-    for expected in ["open somebody-else => error: no such store", "set key value => error: access denied", "increment key 1 => error: access denied"] {
+    for expected in
+        ["open somebody-else => error: no such store", "set key value => error: access denied", "increment key 1 => error: access denied"]
+    {
         assert!(tried.contains(expected), "{expected} in {tried}");
     }
     assert!(tried.contains("publish lat.default.req.all.ping x => error: capability denied: wasmcloud:messaging"), "{tried}");
@@ -74,12 +76,12 @@ async fn without_a_link_there_is_no_instance() {
     let loaded = world.load(program("kv-user")).await.unwrap();
     let only_messaging = vec![world.messaging(&[("subscription", "edge.sensor.eu")])];
     match Actor::new(&world.runtime, loaded.clone(), settings("kv-user"), only_messaging.clone()) {
-        Err(LoadError::MissingLinks(missing)) => assert_eq!(missing.first().map(String::as_str), Some("wasi:keyvalue/store")),
+        Err(LoadError::Link(LinkFault::Missing(missing))) => assert_eq!(missing.first().map(String::as_str), Some("wasi:keyvalue/store")),
         other => panic!("{:?}", other.err()),
     }
     let actor = Actor::new(&world.runtime, loaded, settings("kv-user"), world.links()).unwrap();
     call(&actor, "set a 1").await.unwrap();
-    assert!(matches!(actor.reconfigure(settings("kv-user"), only_messaging), Err(LoadError::MissingLinks(_))));
+    assert!(matches!(actor.reconfigure(settings("kv-user"), only_messaging), Err(LoadError::Link(LinkFault::Missing(_)))));
     let failed = call(&actor, "get a").await.unwrap_err();
     assert!(failed.to_string().contains("no link for wasi:keyvalue/store"), "{failed}");
     actor.reconfigure(settings("kv-user"), world.links()).unwrap();

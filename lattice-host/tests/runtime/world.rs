@@ -13,7 +13,8 @@ use lattice_core::id::{ActorId, Digest, LinkName, ProviderId};
 use lattice_core::link::LinkSpec;
 use lattice_core::wire::assignment::{InstancePolicy, Limits, LinkAssignment};
 use lattice_host::runtime::{
-    Actor, ActorSettings, Backend, BoundLink, CompileLimits, InvokeError, LoadError, Loaded, LogLevel, LogSink, ReplyRoute, Runtime, RuntimeConfig,
+    Actor, ActorSettings, Backend, BoundLink, CompileLimits, InvokeError, LoadError, Loaded, LogLevel, LogSink, ReplyRoute, Runtime,
+    RuntimeConfig,
 };
 use provider_api::keyvalue::{Bucket, KeyPage};
 use provider_api::messaging::{Inbox, Message, Messaging, Subscription};
@@ -27,7 +28,9 @@ pub(crate) const REPLY_SUBJECT: &str = "_INBOX.test.1";
 
 /// The bytes of a guest program.
 pub(crate) fn program(name: &str) -> Bytes {
-    let target = || std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../target")), PathBuf::from);
+    let target = || {
+        std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../target")), PathBuf::from)
+    };
     let folder = std::env::var_os("LATTICE_PROGRAMS").map_or_else(|| target().join("wasm32-wasip2/actor/examples"), PathBuf::from);
     let path = folder.join(format!("{}.wasm", name.replace('-', "_")));
     match std::fs::read(&path) {
@@ -245,7 +248,12 @@ pub(crate) fn link(contract: Contract, name: &str, values: &[(&str, &str)], perm
 }
 
 pub(crate) fn message(body: &str) -> Message {
-    Message { subject: "edge.sensor.eu".to_owned(), body: body.to_owned().into(), reply_to: Some(REPLY_SUBJECT.to_owned()), headers: Vec::new() }
+    Message {
+        subject: "edge.sensor.eu".to_owned(),
+        body: body.to_owned().into(),
+        reply_to: Some(REPLY_SUBJECT.to_owned()),
+        headers: Vec::new(),
+    }
 }
 
 /// Calls the actor and returns what it answers.

@@ -34,7 +34,8 @@ impl Connection {
         let _ = stream.set_nodelay(true);
         let io = StallGuard::new(TokioIo::new(stream), self.limits.stall_time);
         let service = service_fn(|request: Request<Incoming>| async move {
-            let request = request.map(|body| KeepsComing::new(body.map_err(|error| Box::new(error) as BodyError), self.limits.stall_time).boxed_unsync());
+            let request = request
+                .map(|body| KeepsComing::new(body.map_err(|error| Box::new(error) as BodyError), self.limits.stall_time).boxed_unsync());
             Ok::<_, Infallible>(self.handler.handle(request).await)
         });
         let mut connection = pin!(

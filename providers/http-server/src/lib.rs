@@ -78,7 +78,8 @@ impl HttpServer for HyperServer {
     async fn listen(&self, address: SocketAddr, handler: Arc<dyn HttpHandler>) -> Result<Box<dyn Listener>, ProviderError> {
         let claim = Claim::new(&self.taken, address)?;
         let socket = bind(address)?;
-        let address = socket.local_addr().map_err(|error| ProviderError::backend(format!("address of the listener on {address}"), error))?;
+        let address =
+            socket.local_addr().map_err(|error| ProviderError::backend(format!("address of the listener on {address}"), error))?;
         let port = Port {
             accepting: CancellationToken::new(),
             serving: CancellationToken::new(),
@@ -165,9 +166,12 @@ fn bind(address: SocketAddr) -> Result<TcpListener, ProviderError> {
         socket.listen(BACKLOG)?;
         TcpListener::from_std(socket.into())
     };
-    attempt().map_err(|error: std::io::Error| match error.kind() {
-        std::io::ErrorKind::AddrInUse => ProviderError::Taken { what: format!("address {address}"), by: "another program".to_owned() },
-        _ => ProviderError::backend(format!("cannot listen on {address}"), error),
+    attempt().map_err(|error: std::io::Error| {
+        if error.kind() == std::io::ErrorKind::AddrInUse {
+            ProviderError::Taken { what: format!("address {address}"), by: "another program".to_owned() }
+        } else {
+            ProviderError::backend(format!("cannot listen on {address}"), error)
+        }
     })
 }
 

@@ -1,4 +1,5 @@
 //! The server against real sockets, with clients that behave and clients that do not.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests fail loudly")]
 
 use std::net::SocketAddr;
 use std::sync::Arc;
