@@ -210,7 +210,7 @@ impl Tally {
         }
     }
 
-    fn verdict(&self) -> std::result::Result<(), Error> {
+    fn verdict(&self) -> Result<(), Error> {
         let lost = self.outstanding.len() as u64;
         if lost + self.doubled + self.wrong == 0 && self.alerts == self.expected_alerts {
             return Ok(());

@@ -83,10 +83,10 @@ fn parse(bytes: &[u8]) -> Option<Answer> {
     let mut answer = Answer { status, headers, body: bytes[end + 4..].to_vec() };
     if answer.header("transfer-encoding") == Some("chunked") {
         answer.body = unchunk(&answer.body)?;
-    } else if let Some(length) = answer.header("content-length") {
-        if length.parse() != Ok(answer.body.len()) {
-            return None;
-        }
+    } else if let Some(length) = answer.header("content-length")
+        && length.parse() != Ok(answer.body.len())
+    {
+        return None;
     }
     Some(answer)
 }
