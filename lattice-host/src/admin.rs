@@ -77,11 +77,8 @@ fn answer(method: &Method, path: &str, metrics: &Metrics, health: &Health) -> Re
         _ if !matches!(*method, Method::GET | Method::HEAD) => {
             (StatusCode::METHOD_NOT_ALLOWED, TEXT, format!("method {method} is not allowed\n"))
         }
-        "/livez" => (StatusCode::OK, JSON, r#"{"status":"ok"}"#.to_owned()),
-        "/readyz" => match health.unready() {
-            None => (StatusCode::OK, JSON, r#"{"status":"ok"}"#.to_owned()),
-            Some(why) => (StatusCode::INTERNAL_SERVER_ERROR, JSON, serde_json::json!({ "status": "failure", "reason": why }).to_string()),
-        },
+        "/livez" => verdict((!health.is_alive()).then_some("the event loop is stuck")),
+        "/readyz" => verdict(health.unready()),
         "/metrics" => (StatusCode::OK, OPEN_METRICS, metrics.text()),
         "/version" => (StatusCode::OK, JSON, serde_json::json!({ "version": env!("CARGO_PKG_VERSION") }).to_string()),
         _ => (StatusCode::NOT_FOUND, TEXT, "only /livez, /readyz, /metrics and /version are here\n".to_owned()),
@@ -96,13 +93,20 @@ fn answer(method: &Method, path: &str, metrics: &Metrics, health: &Health) -> Re
     response
 }
 
+fn verdict(trouble: Option<&'static str>) -> (StatusCode, HeaderValue, String) {
+    match trouble {
+        None => (StatusCode::OK, JSON, r#"{"status":"ok"}"#.to_owned()),
+        Some(why) => (StatusCode::INTERNAL_SERVER_ERROR, JSON, serde_json::json!({ "status": "failure", "reason": why }).to_string()),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn statuses() {
-        let (metrics, health) = (Metrics::new(), Health::default());
+        let (metrics, health) = (Metrics::new(), Health::new());
         let check = |method: Method, path: &str, expected: u16| {
             assert_eq!(answer(&method, path, &metrics, &health).status().as_u16(), expected, "{method} {path}");
         };

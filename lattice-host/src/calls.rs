@@ -16,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::delivery::Target;
 use crate::metrics::Operation;
+use crate::reason;
 use crate::runtime::ReplyRoute;
 use crate::status::InletStatus;
 
@@ -37,7 +38,7 @@ pub(crate) async fn run(desk: Desk, target: Target) {
     let mut calls = match desk.lattice.calls(&target.id).await {
         Ok(calls) => calls,
         // Only a client that was closed subscribes to nothing; then the host is going down.
-        Err(error) => return desk.status.fails(lattice_core::error::chain(&error).join(": ")),
+        Err(error) => return desk.status.fails(reason::of(&error)),
     };
     desk.status.works();
     let mut running = JoinSet::new();

@@ -22,6 +22,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::backoff::Backoff;
 use crate::metrics::{ActorMetrics, Operation};
+use crate::reason;
 use crate::runtime::{Actor, Handled, InvokeError, ReplyRoute};
 use crate::status::InletStatus;
 
@@ -87,7 +88,7 @@ impl Source {
                     self.backoff.reset();
                     return Some(inbox);
                 }
-                Err(error) => self.status.fails(lattice_core::error::chain(&error).join(": ")),
+                Err(error) => self.status.fails(reason::of(&error)),
             }
             self.pause().await;
         }

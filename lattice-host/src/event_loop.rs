@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -22,10 +22,14 @@ use tokio::sync::{mpsc, oneshot, watch};
 use crate::errors::ErrorWindow;
 use crate::executor::Executor;
 use crate::metrics::Metrics;
+use crate::reason;
 use crate::recorder::Recorder;
 use crate::reporter::Reporter;
 use crate::runtime::{LoadError, Loaded};
 use crate::sync::Fetched;
+
+/// An event loop that showed no sign of life for so long is stuck: it shows one with each heartbeat.
+const STUCK_AFTER: Duration = Duration::from_secs(15);
 
 /// Everything that can happen to a host.
 pub(crate) enum Event {
@@ -52,14 +56,39 @@ pub(crate) enum Event {
 }
 
 /// Answers of `/livez` and `/readyz`.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Health {
+    started: Instant,
+    /// Milliseconds after `started` at which the loop showed a sign of life last.
+    alive_ms: AtomicU64,
     connected: AtomicBool,
     lattice_found: AtomicBool,
     draining: AtomicBool,
 }
 
 impl Health {
+    /// Health of a host that starts now.
+    pub(crate) fn new() -> Self {
+        Self {
+            started: Instant::now(),
+            alive_ms: AtomicU64::new(0),
+            connected: AtomicBool::new(false),
+            lattice_found: AtomicBool::new(false),
+            draining: AtomicBool::new(false),
+        }
+    }
+
+    fn show_life(&self) {
+        let now = u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX);
+        self.alive_ms.store(now, Ordering::Relaxed);
+    }
+
+    /// Whether the event loop still turns.
+    pub(crate) fn is_alive(&self) -> bool {
+        let seen = Duration::from_millis(self.alive_ms.load(Ordering::Relaxed));
+        self.started.elapsed().saturating_sub(seen) < STUCK_AFTER
+    }
+
     /// Why the host is not ready, if it is not.
     pub(crate) fn unready(&self) -> Option<&'static str> {
         if self.draining.load(Ordering::Relaxed) {
@@ -159,7 +188,7 @@ impl EventLoop {
             Event::Connection(state) => self.handle_connection(state),
             Event::Fetched(fetched) => self.handle_fetched(fetched),
             Event::Loaded { actor, digest, outcome } => self.handle_loaded(&actor, &digest, outcome),
-            Event::RunFailed { actor, why } => self.agent.handle_run_failed(&actor, why),
+            Event::RunFailed { actor, why } => self.agent.handle_run_failed(&actor, reason::cut(&why)),
             Event::Kept(generation) => {
                 self.kept_generation = generation;
                 self.send_report();
@@ -219,7 +248,7 @@ impl EventLoop {
                 Store::Read
             }
             Fetched::NoLattice => Store::NoLattice,
-            Fetched::Failed(error) => Store::Unreadable(lattice_core::error::chain(&error).join(": ")),
+            Fetched::Failed(error) => Store::Unreadable(reason::of(&error)),
         };
         self.outlets.health.lattice_found.store(store == Store::Read, Ordering::Relaxed);
         if store == self.store {
@@ -264,7 +293,7 @@ impl EventLoop {
         let outcome = match outcome {
             Ok(loaded) => Ok(self.executor.keep(actor, loaded)),
             Err(error) => {
-                let why = lattice_core::error::chain(&error).join(": ");
+                let why = reason::of(&error);
                 tracing::warn!(%actor, %digest, why, "code cannot be loaded");
                 Err((why, !error.is_lasting()))
             }
@@ -338,6 +367,7 @@ impl EventLoop {
         let metrics = &self.outlets.metrics;
         metrics.memory.set(i64::try_from(self.executor.memory_in_use()).unwrap_or(i64::MAX));
         metrics.generation.set(i64::try_from(report.applied_generation.0).unwrap_or(i64::MAX));
+        self.outlets.health.show_life();
         self.outlets.report.send_replace(wire::encode(&report).into());
         self.next_heartbeat = self.now().saturating_add(HEARTBEAT_INTERVAL);
     }

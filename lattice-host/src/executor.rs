@@ -15,6 +15,7 @@ use crate::keeper::{Keeper, Numbered, Order, Surroundings};
 use crate::logs::LogRing;
 use crate::metrics::Metrics;
 use crate::providers::Providers;
+use crate::reason;
 use crate::runtime::Loaded;
 use crate::status::Status;
 
@@ -61,7 +62,7 @@ impl Executor {
 
     /// Starts a provider.
     pub(crate) fn start_provider(&mut self, id: &ProviderId, spec: &ProviderAssignment) -> Result<(), String> {
-        self.providers.start(id, spec).map_err(|error| lattice_core::error::chain(&error).join(": "))
+        self.providers.start(id, spec).map_err(|error| reason::of(&error))
     }
 
     /// Stops a provider.

@@ -12,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 use crate::backoff::Backoff;
 use crate::delivery::Target;
 use crate::metrics::Operation;
+use crate::reason;
 use crate::status::InletStatus;
 
 /// First and longest pause before a port that could not be bound is tried again.
@@ -43,7 +44,7 @@ pub(crate) async fn run(port: Port, target: Target) {
                 listener.close(port.grace).await;
                 return;
             }
-            Err(error) => port.status.fails(lattice_core::error::chain(&error).join(": ")),
+            Err(error) => port.status.fails(reason::of(&error)),
         }
         tokio::select! {
             () = backoff.pause() => {}

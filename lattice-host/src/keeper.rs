@@ -29,6 +29,7 @@ use crate::http::{self, Port};
 use crate::lazy_bucket::LazyBucket;
 use crate::metrics::ActorMetrics;
 use crate::providers::Instance;
+use crate::reason;
 use crate::runtime::{Actor, ActorSettings, Backend, BoundLink, Loaded, Runtime};
 use crate::status::{InletStatus, Status};
 
@@ -215,7 +216,7 @@ impl Keeper {
         let instances = instances(&order.spec);
         if running.loaded.digest() == order.loaded.digest() {
             let actor = running.current.borrow().actor.clone();
-            actor.reconfigure(self.settings(&order.spec), links(bound)).map_err(|error| error.to_string())?;
+            actor.reconfigure(self.settings(&order.spec), links(bound)).map_err(|error| reason::of(&error))?;
             running.current.send_replace(Current { actor, instances });
             return Ok(());
         }
@@ -394,7 +395,7 @@ async fn watch_bucket(bucket: Arc<LazyBucket>, status: InletStatus, stop: Cancel
     let mut backoff = Backoff::new(REOPEN.0, REOPEN.1);
     let opened = async {
         while let Err(error) = bucket.open().await {
-            status.fails(lattice_core::error::chain(&error).join(": "));
+            status.fails(reason::of(&error));
             backoff.pause().await;
         }
         status.works();

@@ -35,6 +35,7 @@ mod lazy_bucket;
 mod logs;
 mod metrics;
 mod providers;
+mod reason;
 mod recorder;
 mod reporter;
 mod requests;

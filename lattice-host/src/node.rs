@@ -41,6 +41,7 @@ use crate::keeper::Surroundings;
 use crate::logs::LogRing;
 use crate::metrics::Metrics;
 use crate::providers::Providers;
+use crate::reason;
 use crate::recorder::{self, Origin, Recorder};
 use crate::reporter::{self, Reporter};
 use crate::requests;
@@ -102,7 +103,7 @@ impl Node {
         let (events, inbox) = mpsc::channel(EVENT_QUEUE);
         let (report, reports) = watch::channel(Bytes::new());
         let (keep, to_keep) = watch::channel(None);
-        let (health, leaving) = (Arc::new(Health::default()), CancellationToken::new());
+        let (health, leaving) = (Arc::new(Health::new()), CancellationToken::new());
         if let Some(address) = config.admin {
             admin::start(address, metrics.clone(), health.clone()).await?;
         }
@@ -179,9 +180,7 @@ async fn connect(config: &Config) -> Result<Connection, Problem> {
 
 /// The assignment of the last start. One that cannot be read is as good as none.
 fn read_kept(path: &Path, config: &Config) -> Option<Assignment> {
-    store::read(path, &config.lattice)
-        .inspect_err(|error| tracing::warn!("{}", lattice_core::error::chain(error).join(": ")))
-        .unwrap_or_default()
+    store::read(path, &config.lattice).inspect_err(|error| tracing::warn!("{}", reason::of(error))).unwrap_or_default()
 }
 
 async fn say_goodbye(lattice: &Lattice, origin: &Origin, last: &HostReport) {

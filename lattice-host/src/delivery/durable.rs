@@ -103,7 +103,7 @@ impl Inlet<'_> {
                 Some(settled) = self.settling.join_next() => if let Ok(settled) = settled {
                     self.note(settled);
                 },
-                delivery = self.inbox.next(free), if open && (free > 0 || draining) => match delivery {
+                delivery = self.inbox.next(free), if open => match delivery {
                     Some(delivery) => self.take(delivery, draining),
                     None => open = false,
                 },

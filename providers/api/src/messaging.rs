@@ -71,7 +71,8 @@ pub trait Messaging: Send + Sync {
 #[async_trait]
 pub trait Inbox: Send {
     /// Waits for the next message, at most `free` of which may be outstanding after this call returns: a durable
-    /// backend never pulls more than can start at once.
+    /// backend never pulls more than can start at once. With `free` 0 it asks for nothing and hands out only what it had
+    /// asked for before: whoever has no room now takes those and keeps them alive until there is.
     ///
     /// Returns `None` when the subscription has ended for good (the consumer was deleted, the connection was closed).
     /// Cancel safe: a message that was taken from the server is not lost when the future is dropped.

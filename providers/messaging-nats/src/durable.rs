@@ -249,8 +249,11 @@ impl Inbox for DurableInbox {
                     self.phase = Phase::Ended;
                     continue;
                 }
+                // Nothing is on its way and nothing may be asked for: whoever waits gives up as soon as there is room.
+                Phase::Running if free == 0 && self.open.is_empty() => std::future::pending().await,
                 Phase::Running => {
-                    if let Some(room) = self.room(free)
+                    if free > 0
+                        && let Some(room) = self.room(free)
                         && !self.ask(room).await
                     {
                         self.phase = Phase::Ended;
