@@ -153,6 +153,18 @@ pub enum LinkError {
 }
 
 impl LinkError {
+    /// What to do about it.
+    pub fn hint(&self) -> &'static str {
+        match self {
+            Self::TooWide { .. } => "subscribe by region, --subscription edge.sensor.ap-east-1, or give --force",
+            Self::Reserved { .. } => "use subjects of your own, like edge.result.ap-east-1",
+            Self::NotCaptured { .. } => "subscribe to edge.sensor.<region>, or use --delivery core",
+            Self::Unknown { .. } | Self::Value { .. } | Self::Missing { .. } | Self::Permission { .. } => {
+                "`lattice-ctl help link put` explains the values"
+            }
+        }
+    }
+
     fn value(name: &str, value: &str, reason: impl Into<String>) -> Self {
         Self::Value { name: name.to_owned(), value: value.chars().take(80).flat_map(char::escape_debug).collect(), reason: reason.into() }
     }

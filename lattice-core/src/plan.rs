@@ -159,7 +159,10 @@ impl From<PlanError> for Problem {
             }
             PlanError::PortTaken { .. } => Self::new(ErrorCode::Failed, error.to_string()).hint("give the link another --port"),
             PlanError::Overlap { .. } => Self::new(ErrorCode::Usage, error.to_string()).hint("make the subscriptions disjoint"),
-            PlanError::Link { .. } | PlanError::WrongProvider { .. } => Self::new(ErrorCode::Usage, error.to_string()),
+            PlanError::Link { source, .. } => Self::new(ErrorCode::Usage, error.to_string()).hint(source.hint()),
+            PlanError::WrongProvider { .. } => {
+                Self::new(ErrorCode::Usage, error.to_string()).hint("`lattice-ctl get inventory` lists the providers")
+            }
         }
     }
 }
