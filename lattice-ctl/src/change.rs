@@ -27,7 +27,6 @@ use crate::args;
 use crate::connection::Session;
 use crate::error::{CommandError, Outcome};
 use crate::output::Output;
-use crate::problems;
 use crate::view::View;
 use provisions::Provisions;
 pub(crate) use provisions::consumers;
@@ -184,7 +183,7 @@ impl Writer<'_> {
         let mut parent = draft.view.plan.clone();
         let mut lost = 0;
         loop {
-            let plan: Plan = plan::plan(&desired, revision, &inventory, &parent).map_err(problems::plan)?;
+            let plan: Plan = plan::plan(&desired, revision, &inventory, &parent)?;
             if plan.is_empty() {
                 return Ok(parent);
             }
@@ -223,7 +222,7 @@ impl Draft {
     fn make(view: View, edit: &Edit<'_>) -> Result<Self, Problem> {
         let mut next = view.desired.clone();
         let edited = edit(&view, &mut next)?;
-        let plan = plan::plan(&next, view.revision, &view.inventory, &view.plan).map_err(problems::plan)?;
+        let plan = plan::plan(&next, view.revision, &view.inventory, &view.plan)?;
         let mut changes = plan::changes(&view.plan, &plan);
         changes.sort_by_key(|change| view.inventory.name_of(&change.host));
         let keys = view.desired.diff(&next, &stamp());

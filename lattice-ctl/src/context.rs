@@ -197,7 +197,7 @@ mod tests {
         contexts.make_current(&name).unwrap();
         assert_eq!(contexts.find("edge").unwrap(), (name.clone(), context));
         assert_eq!(contexts.current().unwrap(), Some(name.clone()));
-        assert_eq!(contexts.find("egde").unwrap_err().hint.unwrap(), "`lattice-ctl ctx list` lists all");
+        assert_eq!(contexts.find("other").unwrap_err().hint.unwrap(), "`lattice-ctl ctx list` lists all");
         assert!(contexts.find("edg").unwrap_err().hint.unwrap().contains("did you mean edge"));
         assert!(contexts.find("../x").is_err());
         contexts.delete(&name).unwrap();

@@ -5,10 +5,6 @@ use std::path::Path;
 use lattice_core::desired::{Desired, EditError};
 use lattice_core::error::{ErrorCode, Problem, nearest};
 use lattice_core::id::{ActorId, InvalidName};
-use lattice_core::link::LinkError;
-use lattice_core::plan::PlanError;
-use lattice_core::subject::EDGE_STREAM_SUBJECTS;
-use lattice_core::wire::assignment::ProviderKind;
 
 /// `<what> failed`, with the chain of causes.
 pub(crate) fn failed(what: &str, error: &(dyn std::error::Error + 'static)) -> Problem {
@@ -55,35 +51,6 @@ pub(crate) fn edit(error: &EditError, desired: &Desired) -> Problem {
         EditError::Bounds { .. } => usage(error.to_string()),
         EditError::InUse { provider, actors } => failed(format!("provider {provider} is used by {}", actors.join(", ")))
             .hint("delete the links first (`lattice-ctl get links`), or --force"),
-    }
-}
-
-/// A plan that cannot be made; links that make no sense come with what to write instead.
-pub(crate) fn plan(error: PlanError) -> Problem {
-    let hint = match &error {
-        PlanError::Link { source, .. } => Some(link_hint(source)),
-        PlanError::WrongProvider { contract, .. } => {
-            let fitting = ProviderKind::ALL.into_iter().filter(|kind| kind.contract() == *contract);
-            let images: Vec<String> = fitting.map(|kind| format!("builtin://{}", kind.as_str())).collect();
-            Some(format!("{contract} is served by {}", if images.is_empty() { "nothing yet".to_owned() } else { images.join(", ") }))
-        }
-        PlanError::PortTaken { .. } | PlanError::Overlap { .. } | PlanError::NoHost { .. } => None,
-    };
-    let problem = Problem::from(error);
-    match hint {
-        Some(hint) => problem.hint(hint),
-        None => problem,
-    }
-}
-
-fn link_hint(error: &LinkError) -> String {
-    match error {
-        LinkError::TooWide { .. } => "--subscription edge.sensor.<region>; --force takes everything all the same".to_owned(),
-        LinkError::Reserved { .. } => "use subjects that begin with edge., or with a word of your own".to_owned(),
-        LinkError::NotCaptured { .. } => format!("subscribe to one of {}, or use --delivery core", EDGE_STREAM_SUBJECTS.join(", ")),
-        LinkError::Unknown { .. } | LinkError::Value { .. } | LinkError::Missing { .. } | LinkError::Permission { .. } => {
-            "`lattice-ctl help link put` lists the values of each kind of link".to_owned()
-        }
     }
 }
 

@@ -13,7 +13,6 @@ use crate::connection::{ConnectionArgs, Session};
 use crate::error::{CommandError, Outcome};
 use crate::local::context;
 use crate::output::{Document, Output, columns, new_causes};
-use crate::problems;
 use crate::view::View;
 
 /// Oldest nats-server that is good enough.
@@ -168,7 +167,7 @@ impl Report {
             .collect();
         let generation = view.plan.generation();
         match plan::plan(&view.desired, view.revision, &view.inventory, &view.plan) {
-            Err(error) => self.problem("plan", problems::plan(error)),
+            Err(error) => self.problem("plan", error.into()),
             Ok(next) if !next.is_empty() => {
                 let hosts: Vec<String> = next.changed.keys().map(|host| view.inventory.name_of(host)).collect();
                 let detail = format!("generation {generation} is behind desired state on {}", hosts.join(", "));

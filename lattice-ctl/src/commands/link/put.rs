@@ -144,7 +144,7 @@ impl Put {
             config: self.source_config.iter().chain(&self.target_config).cloned().collect(),
         };
         // The plan looks only at links of actors that are there; this one must make sense in any case.
-        plan::resolve_link(&link, desired).map_err(problems::plan)?;
+        plan::resolve_link(&link, desired)?;
         let notes = notes(&link, desired);
         let actors = desired.components.keys().filter(|id| **id == link.source).cloned().collect();
         let key = desired.put_link(link);
