@@ -128,7 +128,7 @@ impl From<ConnectError> for Problem {
             ConnectError::Refused { url, .. } => Self::nats_refused(url),
             ConnectError::TimedOut { url, .. } => Self { message: error.to_string(), ..Self::nats_refused(url) },
             ConnectError::Denied { .. } => {
-                Self::new(ErrorCode::Denied, error.to_string()).hint("give credentials with --creds or LATTICE_NATS_CREDS")
+                Self::new(ErrorCode::Denied, error.to_string()).hint("give credentials with --creds or LATTICE_CREDS")
             }
             ConnectError::Address { .. } => {
                 Self::new(ErrorCode::Usage, error.to_string()).hint("an address looks like nats://127.0.0.1:4222")

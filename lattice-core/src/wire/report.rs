@@ -96,7 +96,7 @@ pub struct ComponentReport {
     /// Messages and requests that failed, of any cause.
     #[serde(default)]
     pub failed: u64,
-    /// Problems of single links (a consumer that is gone, a port that is taken), by link name.
+    /// Problems of single links (a consumer that is gone, a port that is taken), by contract, link name and subscription.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub link_errors: BTreeMap<String, String>,
 }
