@@ -26,7 +26,7 @@ demo: build actors ## Start a lattice, feed it sensor readings, show the alerts,
 
 .PHONY: test
 test: build actors programs ## Run every test
-	$(CARGO) test --locked
+	$(CARGO) test --locked --no-fail-fast
 	$(MAKE) --no-print-directory wit-check
 
 ##@ Build
