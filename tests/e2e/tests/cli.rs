@@ -215,13 +215,18 @@ fn edits_at_the_same_time() {
 fn other_code_is_not_taken_for_the_same(world: &World) {
     world.line(&format!("start actor {} one", program("echo").display())).ok();
     let other = program("sleepy");
-    let problem = world.line(&format!("start actor {} one -o json", other.display())).problem(1, "failed", "actor start failed: actor `one` runs");
+    let problem =
+        world.line(&format!("start actor {} one -o json", other.display())).problem(1, "failed", "actor start failed: actor `one` runs");
     assert!(hint(&problem).contains("--allow-update"), "{problem}");
     world.line(&format!("start actor {} one --allow-update", other.display())).ok();
     world.line("link put one messaging wasmcloud:messaging default --subscription edge.sensor.one").ok();
     world.line("start provider builtin://messaging-nats messaging").ok();
     assert_eq!(world.call("one", "10").ok().trim(), "slept 10 ms");
-    world.line("start provider builtin://kv-nats messaging -o json").problem(1, "failed", "provider start failed: provider `messaging` is a");
+    world.line("start provider builtin://kv-nats messaging -o json").problem(
+        1,
+        "failed",
+        "provider start failed: provider `messaging` is a",
+    );
     world.line("stop provider messaging -o json").problem(1, "failed", "provider messaging is used by one");
     world.line("stop provider messaging --force").ok();
     assert!(world.actor_state("one").0.starts_with("waiting"), "{:?}", world.actor_state("one"));
@@ -240,7 +245,13 @@ fn output_that_is_not_read_to_its_end() {
         assert!(ended.stderr.is_empty(), "{ended:?}");
     }
     // A reader that leaves while messages still come: it ends, quietly.
-    let mut sub = world.command(&["sub", "edge.sensor.>"]).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("it runs");
+    let mut sub = world
+        .command(&["sub", "edge.sensor.>"])
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("it runs");
     let mut out = sub.stdout.take().expect("a pipe");
     let bus = world.bus();
     let reader = std::thread::spawn(move || {
@@ -258,14 +269,18 @@ fn output_that_is_not_read_to_its_end() {
     });
     let ended = sub.wait_with_output().expect("it has ended");
     assert!(status.success(), "{status:?}");
-    assert!(!String::from_utf8_lossy(&ended.stderr).contains("panicked") && !String::from_utf8_lossy(&ended.stderr).contains("roken"), "{ended:?}");
+    assert!(
+        !String::from_utf8_lossy(&ended.stderr).contains("panicked") && !String::from_utf8_lossy(&ended.stderr).contains("roken"),
+        "{ended:?}"
+    );
 
     interrupted(&world);
 }
 
 /// Ctrl-C ends a command that waits, at once.
 fn interrupted(world: &World) {
-    let mut sub = world.command(&["sub", "edge.never"]).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().expect("it runs");
+    let mut sub =
+        world.command(&["sub", "edge.never"]).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().expect("it runs");
     let mut err = std::io::BufReader::new(sub.stderr.take().expect("a pipe"));
     let mut line = String::new();
     std::io::BufRead::read_line(&mut err, &mut line).expect("a line");
@@ -310,6 +325,7 @@ fn seeds_are_never_shown() {
 
 /// Whether a text has a word that looks like an nkey seed: `S`, a kind, 58 characters of base32.
 fn holds_seed(text: &str) -> bool {
-    let is_seed = |word: &str| word.len() == 58 && word.starts_with('S') && word.bytes().all(|byte| matches!(byte, b'A'..=b'Z' | b'2'..=b'7'));
+    let is_seed =
+        |word: &str| word.len() == 58 && word.starts_with('S') && word.bytes().all(|byte| matches!(byte, b'A'..=b'Z' | b'2'..=b'7'));
     text.split(|c: char| !c.is_ascii_alphanumeric()).any(is_seed)
 }

@@ -160,7 +160,8 @@ fn code_that_cannot_run_is_refused_by_name() {
     let large = [good.as_slice(), vec![0; 20 * 1024 * 1024 + 1 - good.len()].as_slice()].concat();
     refused(&file("large.wasm", &large), "at most 20971520");
 
-    let pull = |path: &str| world.line(&format!("start actor {path} bad -o json")).problem(5, "image-pull", "actor start failed: image pull");
+    let pull =
+        |path: &str| world.line(&format!("start actor {path} bad -o json")).problem(5, "image-pull", "actor start failed: image pull");
     pull("file:///no/such/file.wasm");
     pull(&world.folder().display().to_string());
     pull("oci://registry.example/actor:1");

@@ -65,7 +65,9 @@ fn two_lattices_on_one_server() {
     let data = world.folder().join("other");
     let data = data.to_str().expect("UTF-8");
     let labels = ["--label", "region=eu", "--name-prefix", "OTHER"];
-    let up = [["up", "--detach", "-o", "json", "--lattice", "other", "--nats-url", &world.nats_url, "--data-dir", data].as_slice(), &labels].concat();
+    let up =
+        [["up", "--detach", "-o", "json", "--lattice", "other", "--nats-url", &world.nats_url, "--data-dir", data].as_slice(), &labels]
+            .concat();
     let other = world.ctl(&up).json();
     assert_eq!((&other["lattice"], &other["hosts"][0]["name"]), (&json!("other"), &json!("OTHER01")));
 
@@ -119,7 +121,8 @@ fn contexts(world: &World) {
 #[test]
 fn a_second_machine_joins_with_credentials() {
     let world = World::up_with(1, &["--bind", "0.0.0.0"]);
-    let anonymous = world.command(&["get", "hosts", "-o", "json", "--nats-url", &world.nats_url]).env("HOME", "/nowhere").output().expect("it runs");
+    let anonymous =
+        world.command(&["get", "hosts", "-o", "json", "--nats-url", &world.nats_url]).env("HOME", "/nowhere").output().expect("it runs");
     assert_eq!(anonymous.status.code(), Some(6), "{anonymous:?}");
     // The context that `up` made has the operator's key.
     world.until_ready("NEDGE01");
@@ -157,7 +160,12 @@ fn a_second_machine_joins_with_credentials() {
 /// A host's key reads and works; it does not write what shall be.
 fn what_a_node_may_not(world: &World, creds: &str) {
     let bus = Bus::open_with_key(&world.nats_url, std::path::Path::new(creds));
-    for subject in ["$KV.LAT_default_DESIRED.component.x", "$KV.LAT_default_PLAN.head", "$JS.API.STREAM.DELETE.KV_edge-data", "$JS.API.STREAM.PURGE.edge-events"] {
+    for subject in [
+        "$KV.LAT_default_DESIRED.component.x",
+        "$KV.LAT_default_PLAN.head",
+        "$JS.API.STREAM.DELETE.KV_edge-data",
+        "$JS.API.STREAM.PURGE.edge-events",
+    ] {
         assert!(bus.try_store(subject, "{}").is_err(), "{subject}");
         assert!(bus.request(subject, "", Duration::from_millis(500)).is_err(), "{subject}");
     }

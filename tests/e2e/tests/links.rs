@@ -29,7 +29,8 @@ fn what_no_link_gives_is_refused() {
     let world = World::up(1);
     let bus = world.bus();
     let events = bus.hear("lat.default.evt.>");
-    let leaks: Vec<_> = ["lat.>", "cloud.>", "edge.sensor.elsewhere", "edge.result.elsewhere", "_INBOX.somebody"].map(|subject| bus.hear(subject)).into();
+    let leaks: Vec<_> =
+        ["lat.>", "cloud.>", "edge.sensor.elsewhere", "edge.result.elsewhere", "_INBOX.somebody"].map(|subject| bus.hear(subject)).into();
     world.start_program("forbidden", "forbidden", "");
     world.line("start provider builtin://kv-nats kv").ok();
     world.line("link put forbidden kv wasmcloud:keyvalue default --bucket mine --permissions get,exists").ok();
@@ -143,7 +144,8 @@ fn subscriptions_that_take_everything() {
         bus.publish(subject, format!("from {subject}"));
     }
     bus.publish("site.hall.7", "from site.hall.7");
-    let logs = world.until("the message that it may have", || Some(world.line("logs echo").ok()).filter(|logs| logs.contains("from site.hall.7")));
+    let logs =
+        world.until("the message that it may have", || Some(world.line("logs echo").ok()).filter(|logs| logs.contains("from site.hall.7")));
     for reserved in ["from lat", "from cloud", "from _INBOX", "from $KV", "applied_generation"] {
         assert!(!logs.contains(reserved), "{reserved}: {logs}");
     }

@@ -108,7 +108,8 @@ fn a_result_goes_down_with_the_connection() {
     // The server stands still from the first question on, so the result waits in the socket of a server that dies next.
     // Where the actor is by then stands in the host's memory, which the other actor shows over HTTP.
     let asked = bus.hear("edge.ask.first");
-    let lines = ["request edge.ask.first 1500 x", "publish edge.result.asker \"done\"", "set eu.published {}", "request edge.ask.second 1500 x"];
+    let lines =
+        ["request edge.ask.first 1500 x", "publish edge.result.asker \"done\"", "set eu.published {}", "request edge.ask.second 1500 x"];
     bus.store("edge.sensor.asker", lines.join("\n"));
     asked.count(1);
     let server = world.server_pid();
