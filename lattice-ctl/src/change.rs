@@ -41,6 +41,8 @@ const CONFLICT_PAUSE: Duration = Duration::from_millis(50);
 const PLAN_ATTEMPTS: u32 = 10;
 /// How long hosts are waited for unless `--timeout` says otherwise; loading code over a slow link takes a while.
 const DEFAULT_WAIT: Duration = Duration::from_secs(60);
+/// How long a host may take to find out that a link which was in trouble is mended; it looks at least every ten seconds.
+const MENDED_WITHIN: Duration = Duration::from_secs(15);
 
 /// How a change is made.
 #[derive(Debug, Clone, Default, Args)]
@@ -211,9 +213,11 @@ impl Writer<'_> {
             return Ok(wait::Waited { absent: absent(draft, plan), ..wait::Waited::default() });
         };
         let limit = self.wait.unwrap_or(DEFAULT_WAIT);
+        // A link that was given again as it was is no news for any host: what it says of the link may be from before.
+        let given_again = awaited.is_empty() && !draft.edited.links.is_empty();
         let left = watch.until_applied(awaited, limit, &draft.view.inventory, self.output).await?;
         let mut waited = wait::Waited { absent: absent(draft, plan), left, ..wait::Waited::default() };
-        waited.inspect(self.session, draft, plan).await?;
+        waited.inspect(self.session, draft, plan, if given_again { limit.min(MENDED_WITHIN) } else { Duration::ZERO }).await?;
         Ok(waited)
     }
 }

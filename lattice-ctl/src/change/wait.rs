@@ -23,6 +23,8 @@ use crate::output::Output;
 
 /// Patience with one host's last word on a change that it has applied.
 const INSPECT_TIMEOUT: Duration = Duration::from_secs(3);
+/// Between two looks at something that may yet be well.
+const INSPECT_AGAIN: Duration = Duration::from_millis(250);
 
 /// What a host has to show.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -105,11 +107,21 @@ fn names(awaited: &BTreeMap<HostId, Awaited>, inventory: &Inventory) -> Vec<Stri
 }
 
 impl Waited {
-    /// Asks the hosts that run what the edit touched how it is.
+    /// Asks the hosts that run what the edit touched how it is; again for as long as `patience` lasts, if it is not well.
     ///
     /// # Errors
     /// `actor start failed: …` or `provider start failed: …` with every host's reason.
-    pub(super) async fn inspect(&mut self, session: &Session, draft: &Draft, plan: &PlanState) -> Outcome {
+    pub(super) async fn inspect(&mut self, session: &Session, draft: &Draft, plan: &PlanState, patience: Duration) -> Outcome {
+        let deadline = tokio::time::Instant::now() + patience;
+        loop {
+            match self.inspect_once(session, draft, plan).await {
+                Err(_) if tokio::time::Instant::now() + INSPECT_AGAIN < deadline => tokio::time::sleep(INSPECT_AGAIN).await,
+                ended => return ended,
+            }
+        }
+    }
+
+    async fn inspect_once(&mut self, session: &Session, draft: &Draft, plan: &PlanState) -> Outcome {
         let (actors, providers) = (&draft.edited.actors, &draft.edited.providers);
         let concerned: BTreeSet<&HostId> = plan
             .assignments
