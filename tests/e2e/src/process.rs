@@ -87,9 +87,12 @@ pub fn signal(pid: i32, signal: Signal) {
     rustix::process::kill_process(pid, signal).expect("the process is there");
 }
 
-/// Whether a process runs; one that has ended and was not waited for does not.
+/// Whether a process runs, or any thread of it that may still hold its files; one that has ended and was not waited for
+/// does not.
 pub fn is_alive(pid: i32) -> bool {
-    status_line(pid, "State").is_some_and(|state| !state.starts_with('Z') && !state.starts_with('X'))
+    let threads = std::fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
+    let states = threads.filter_map(|thread| status_line(&thread.path(), "State"));
+    states.into_iter().any(|state| !state.starts_with('Z') && !state.starts_with('X'))
 }
 
 /// Memory that a process has now, in MiB.
@@ -111,12 +114,12 @@ pub fn children(pid: i32) -> Vec<i32> {
 
 #[track_caller]
 fn megabytes(pid: i32, field: &str) -> u64 {
-    let line = status_line(pid, field).unwrap_or_else(|| panic!("process {pid} is gone"));
+    let line = status_line(Path::new(&format!("/proc/{pid}")), field).unwrap_or_else(|| panic!("process {pid} is gone"));
     line.split_whitespace().next().and_then(|number| number.parse::<u64>().ok()).expect("a number of kB") / 1024
 }
 
-fn status_line(pid: i32, field: &str) -> Option<String> {
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+fn status_line(process: &Path, field: &str) -> Option<String> {
+    let status = std::fs::read_to_string(process.join("status")).ok()?;
     let line = status.lines().find_map(|line| line.strip_prefix(field)?.strip_prefix(':'))?;
     Some(line.trim().to_owned())
 }

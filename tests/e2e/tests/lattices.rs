@@ -44,6 +44,11 @@ fn what_is_taken(running: &World, other: &World) {
     assert_eq!(busy.code, 3, "{busy:?}");
 
     // Root may write anywhere, so a folder that nobody can write is one below a file, or one of the kernel's.
+    // Without a server program, or without a key that was named, nothing begins either.
+    let mut without = other.command(&["up", "--detach", "--nats-port", "0", "--data-dir", data]);
+    let without = without.env("LATTICE_NATS_SERVER", "/no/such/nats-server").output().expect("it runs");
+    assert!(!without.status.success() && String::from_utf8_lossy(&without.stderr).contains("/no/such/nats-server"), "{without:?}");
+    running.line("get hosts --creds /no/such/key.nk").fails(2, "/no/such/key.nk");
     let file = other.folder().join("file");
     std::fs::write(&file, "x").expect("a file");
     for unusable in [file.join("below").display().to_string(), "/proc/1/lattice".to_owned()] {

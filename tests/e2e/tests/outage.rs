@@ -85,7 +85,9 @@ fn the_server_dies_and_comes_back() {
         // Having lost the connection is an error of the last minute, so it is not healthy yet.
         world.until(&format!("{name} answers"), || world.host(name).filter(|host| host["state"] != "Unhealthy"));
     }
-    // The control plane works as before.
+    // What is at most once works as before, too, and so does the control plane.
+    let called = world.ctl(&["call", "edge-processor", "--subject", SENSOR, "--data", r#"{"device":"called","temp":1}"#]).ok();
+    assert!(called.contains("normal"), "{called}");
     world.line("config put edge-processor temp_threshold=200").ok();
     world.line("doctor").ok();
 }
@@ -251,6 +253,73 @@ fn a_stale_assignment_is_refused_by_name() {
         bus.store(&key, intruder);
         assert_eq!(world.call("echo", "still here").ok().trim(), "still here");
     }
+}
+
+/// Somebody removes what a link needs: it is named, and giving the link again mends it.
+#[test]
+fn what_a_link_needs_is_removed() {
+    let world = World::up(1);
+    let bus = world.bus();
+    let results = bus.hear("edge.result.>");
+    let port = world.start_edge_processor("NEDGE01", "jetstream");
+    let api = |request: &str| bus.request(&format!("$JS.API.{request}"), "", Duration::from_secs(5)).expect("an answer");
+    let consumer = world.line("stream status -o json").json()["consumers"][0]["name"].as_str().expect("a name").to_owned();
+    api(&format!("CONSUMER.DELETE.edge-events.{consumer}"));
+    let trouble = world.until("the link is in trouble", || {
+        let report = world.line("get inventory -o json").json()[0]["components"]["edge-processor"].clone();
+        report["link_errors"].as_object().filter(|errors| !errors.is_empty()).map(|errors| format!("{errors:?}"))
+    });
+    assert!(trouble.contains("cloud-sync") && trouble.contains("gone"), "{trouble}");
+    let doctor = world.line("doctor");
+    assert!(doctor.code == 1 && doctor.out.contains(&consumer) && doctor.out.contains("link put"), "{doctor:?}");
+    let again = format!("link put edge-processor messaging wasmcloud:messaging cloud-sync --subscription {SENSOR} --delivery jetstream");
+    world.line(&again).ok();
+    bus.store(SENSOR, r#"{"device_id":"mended","temperature":1}"#);
+    results.of_device("mended");
+
+    api("STREAM.DELETE.KV_edge-data");
+    let refused = world.until("the bucket is missed", || http::get(port, "/stats").ok().filter(|answer| answer.status == 503));
+    assert!(refused.text().contains("edge-data"), "{}", refused.text());
+    world.line("link put edge-processor kv wasmcloud:keyvalue default --bucket edge-data --region ap-east-1").ok();
+    world.until("it is there again", || http::get(port, "/stats").ok().filter(|answer| answer.status == 200));
+    bus.store(SENSOR, r#"{"device_id":"mended-too","temperature":1}"#);
+    results.of_device("mended-too");
+    world.until("all is well", || (world.line("doctor").code == 0).then_some(()));
+}
+
+/// What a host finds on its disk may be damaged: what it can get again it gets again, what it cannot it names.
+#[test]
+fn a_disk_that_is_damaged() {
+    let world = World::up_with(1, &["--no-restart"]);
+    world.start_program("echo", "echo", "");
+    let id = world.host_id("NEDGE01");
+    signal(world.host_pid("NEDGE01"), Signal::TERM);
+    let host_dir = world.host_dir("NEDGE01");
+    world.until("it has ended", || {
+        world.line("get hosts --healthy-only -o json").json().as_array().filter(|hosts| hosts.is_empty()).map(drop)
+    });
+    let files = |folder: &std::path::Path| -> Vec<std::path::PathBuf> {
+        std::fs::read_dir(folder).expect("a folder").flatten().map(|entry| entry.path()).filter(|path| path.is_file()).collect()
+    };
+    let named = |part: &str| files(&host_dir).into_iter().find(|path| path.to_string_lossy().contains(part)).expect(part);
+
+    std::fs::write(named("assignment"), "{").expect("written");
+    let mut host = world.restart_host("NEDGE01", &[]);
+    world.until_ready("NEDGE01");
+    assert_eq!(world.host("NEDGE01").expect("it is listed")["id"], id);
+    world.until("it runs what the plan says", || (world.call("echo", "hello").code == 0).then_some(()));
+    assert!(host.stop().success());
+
+    let settings = named("host.json");
+    let good = std::fs::read(&settings).expect("settings");
+    std::fs::write(&settings, "{").expect("written");
+    let mut refused = world.restart_host("NEDGE01", &[]);
+    assert!(!refused.ended().success());
+    assert!(refused.log().contains("host.json"), "{}", refused.log());
+    std::fs::write(&settings, good).expect("written");
+    let mut back = world.restart_host("NEDGE01", &[]);
+    world.until_ready("NEDGE01");
+    assert!(back.stop().success());
 }
 
 /// Three answered failures and a message is set aside, with a word about it; those behind it are not held up.

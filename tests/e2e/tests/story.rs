@@ -42,8 +42,10 @@ fn by_hand(way: Way) {
     let world = World::up(2);
     let bus = world.bus();
     let ears = Ears::open(&bus);
+    let heartbeats = bus.hear("lat.default.hb.>");
     what_is_there_after_up(&world);
     let port = start_and_link(&world, way);
+    a_heartbeat(&world, &heartbeats);
     readings(&world, &bus, &ears, way);
     over_http(port);
     in_the_bucket(&world);
@@ -117,6 +119,21 @@ fn start_and_link(world: &World, way: Way) -> u16 {
     let instances = json!([{ "host_id": world.host_id("NEDGE01"), "host_name": "NEDGE01", "count": 10 }]);
     assert_eq!(actors[0]["instances"], instances);
     port
+}
+
+/// A host says of itself what it is, what it uses and what it runs.
+fn a_heartbeat(world: &World, heartbeats: &Heard) {
+    let report =
+        heartbeats.first("a heartbeat of the newest generation", |report| report["components"]["edge-processor"]["instances"] == 10);
+    has(
+        &report,
+        &["v", "id", "name", "region", "labels", "incarnation", "seq", "profile", "applied_generation", "components", "providers"],
+    );
+    assert_eq!((&report["id"], &report["name"], &report["region"]), (&json!(world.host_id("NEDGE01")), &json!("NEDGE01"), &json!(REGION)));
+    has(&report["profile"], &["cpu_capacity", "memory_mb", "cpu_used", "memory_used_mb"]);
+    assert_eq!(keys(&report["providers"]), BTreeSet::from(["http", "kv", "kv-memory", "messaging"]));
+    let heard = heartbeats.all().last().map(|message| message.subject.to_string()).unwrap_or_default();
+    assert!(heard.starts_with("lat.default.hb.ap-east-1.N"), "{heard}");
 }
 
 fn readings(world: &World, bus: &Bus, ears: &Ears, way: Way) {
