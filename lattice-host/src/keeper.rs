@@ -10,11 +10,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use lattice_core::contract::Contract;
+use lattice_core::error::Problem;
 use lattice_core::id::{ActorId, HostName, LatticeName, LinkName, ProviderId};
 use lattice_core::link::{Delivery, KindSettings, MessagingSettings};
 use lattice_core::subject::{self, SubjectPattern};
 use lattice_core::wire::assignment::{ComponentAssignment, LinkAssignment};
-use lattice_nats::Lattice;
+use lattice_nats::{Connection, ConnectionState, Lattice};
 use provider_api::messaging::{Messaging, Subscription};
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
@@ -35,6 +36,9 @@ use crate::status::{InletStatus, Status};
 
 /// First and longest pause between two attempts to open a bucket.
 const REOPEN: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(10));
+
+/// How long the server that a link names may be away before that counts as trouble.
+const SERVER_PATIENCE: Duration = Duration::from_secs(3);
 
 /// What all keepers share.
 #[derive(Clone)]
@@ -83,6 +87,8 @@ struct Bound {
     instance: Instance,
     /// The bucket of a key-value link, to be opened.
     bucket: Option<Arc<LazyBucket>>,
+    /// The server that a messaging link names, if it is not the host's own.
+    server: Option<Connection>,
 }
 
 /// An actor that takes work.
@@ -267,6 +273,10 @@ impl Keeper {
             let status = self.inlet_status(inlet, link_name(&link.spec, None));
             inlet.tasks.spawn(watch_bucket(bucket.clone(), status, inlet.stop.clone()));
         }
+        if let Some(server) = &bound.server {
+            let status = self.inlet_status(inlet, link_name(&link.spec, None));
+            inlet.tasks.spawn(watch_server(server.clone(), status, inlet.stop.clone()));
+        }
         match (&link.spec.settings.kind, &link.backend, &bound.instance) {
             (KindSettings::Messaging(settings), Backend::Messaging(backend), _) => {
                 for pattern in &settings.subscriptions {
@@ -375,19 +385,46 @@ fn instances(spec: &ComponentAssignment) -> usize {
 
 /// Gives a link what is at its other end.
 async fn bind(spec: &LinkAssignment, instance: &Instance) -> Result<Bound, String> {
-    let (backend, bucket) = match (&spec.settings.kind, instance) {
+    let (mut bucket, mut server) = (None, None);
+    let backend = match (&spec.settings.kind, instance) {
         (KindSettings::KeyValue(settings), Instance::KeyValue(store)) => {
-            let bucket = Arc::new(LazyBucket::new(store.clone(), &settings.bucket));
-            (Backend::KeyValue(bucket.clone()), Some(bucket))
+            Backend::KeyValue(bucket.insert(Arc::new(LazyBucket::new(store.clone(), &settings.bucket))).clone())
         }
         (KindSettings::Messaging(settings), Instance::Messaging(pool)) => {
             let backend = pool.backend(settings.cluster_uri.as_deref()).await;
-            (Backend::Messaging(backend.map_err(|problem| format!("link {}: {problem}", spec.name))?), None)
+            let backend = backend.map_err(|problem| format!("link {}: {problem}", spec.name))?;
+            server = settings.cluster_uri.as_ref().map(|_| backend.connection().clone());
+            Backend::Messaging(backend)
         }
-        (KindSettings::HttpServer(_), Instance::HttpServer(_)) => (Backend::HttpServer, None),
+        (KindSettings::HttpServer(_), Instance::HttpServer(_)) => Backend::HttpServer,
         _ => return Err(format!("provider {} does not serve {}", spec.provider, spec.contract)),
     };
-    Ok(Bound { link: BoundLink { spec: spec.clone(), backend }, instance: instance.clone(), bucket })
+    Ok(Bound { link: BoundLink { spec: spec.clone(), backend }, instance: instance.clone(), bucket, server })
+}
+
+/// Shows while the server that a link names is away.
+async fn watch_server(server: Connection, status: InletStatus, stop: CancellationToken) {
+    let mut state = server.state();
+    let watching = async {
+        loop {
+            let back = state.wait_for(|state| *state == ConnectionState::Connected);
+            if tokio::time::timeout(SERVER_PATIENCE, back).await.is_err() {
+                status.fails(Problem::nats_refused(server.url()).message);
+            }
+            // Both waits end with an error only when the connection is closed for good, which is this task's end, too.
+            if state.wait_for(|state| *state == ConnectionState::Connected).await.is_err() {
+                return;
+            }
+            status.works();
+            if state.wait_for(|state| *state != ConnectionState::Connected).await.is_err() {
+                return;
+            }
+        }
+    };
+    if stop.run_until_cancelled(watching).await.is_some() {
+        stop.cancelled().await;
+    }
+    status.closed();
 }
 
 /// Shows whether a bucket can be opened until it once was.

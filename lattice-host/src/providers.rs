@@ -11,7 +11,6 @@ use lattice_nats::{ConnectOptions, Connection};
 use provider_api::ProviderError;
 use provider_api::http_server::HttpServer;
 use provider_api::keyvalue::KeyValue;
-use provider_api::messaging::Messaging;
 use provider_http_server::HyperServer;
 use provider_kv_memory::KvMemory;
 use provider_kv_nats::KvNats;
@@ -95,7 +94,7 @@ const TLS_CA: &str = "tls-ca";
 
 /// One messaging backend for each server that links name, shared by all links that name it.
 pub(crate) struct MessagingPool {
-    own: Arc<dyn Messaging>,
+    own: Arc<MessagingNats>,
     name: String,
     creds: Option<PathBuf>,
     tls_ca: Option<PathBuf>,
@@ -118,7 +117,7 @@ impl MessagingPool {
     ///
     /// # Errors
     /// If the address or one of the files makes no sense.
-    pub(crate) async fn backend(&self, cluster_uri: Option<&str>) -> Result<Arc<dyn Messaging>, Problem> {
+    pub(crate) async fn backend(&self, cluster_uri: Option<&str>) -> Result<Arc<MessagingNats>, Problem> {
         let Some(uri) = cluster_uri else { return Ok(self.own.clone()) };
         let mut others = self.others.lock().await;
         others.retain(|_, backend| backend.strong_count() > 0);

@@ -35,6 +35,11 @@ impl MessagingNats {
         Self { connection }
     }
 
+    /// Its connection.
+    pub fn connection(&self) -> &Connection {
+        &self.connection
+    }
+
     fn outgoing(&self, message: Message) -> Result<Outgoing, CallError> {
         let outgoing = Outgoing::check(message, self.max_payload())?;
         if self.connection.is_connected() { Ok(outgoing) } else { Err(CallError::Unavailable("NATS is not connected".to_owned())) }
