@@ -371,6 +371,33 @@ fn links_may_come_before_what_they_name() {
     world.line("link del kv-user wasmcloud:keyvalue nothing").fails(4, "nothing");
 }
 
+/// A link may name a server of its own. One that is away is trouble of that link, by address, and mends by itself.
+#[test]
+fn a_server_that_only_a_link_knows() {
+    let (world, other) = (World::up(1), World::up(1));
+    let away = format!("nats://127.0.0.1:{}", http::free_port());
+    world.start_program("forbidden", "bridge", "");
+    world.line("start provider builtin://kv-memory memory").ok();
+    world.line("link put bridge memory wasmcloud:keyvalue default").ok();
+    let put = "link put bridge messaging wasmcloud:messaging cloud --publish cloud-side.> --retry-count 0";
+    let refused = world.line(&format!("{put} --cluster-uri {away}"));
+    assert!(refused.err.contains("cloud"), "{refused:?}");
+    refused.fails(1, &format!("NATS: connection refused: {away}"));
+    is_refused(&tried(&world, "bridge", &["publish cloud-side.x y"]), "publish cloud-side.x y", "unavailable");
+    assert!(world.line("doctor").out.contains(&away));
+
+    let (heard, here) = (other.bus(), world.bus());
+    let (there, not_here) = (heard.hear("cloud-side.x"), here.hear("cloud-side.x"));
+    world.line(&format!("{put} --cluster-uri {}", other.nats_url)).ok();
+    is_allowed(&tried(&world, "bridge", &["publish cloud-side.x y"]), "publish cloud-side.x y", "ok");
+    assert_eq!(there.count(1)[0].payload.as_ref(), b"y");
+    assert!(not_here.all().is_empty());
+    other.down();
+    world.until("the link is in trouble", || (world.line("doctor").code == 1).then_some(()));
+    // The actor's own link, and those of others, are not.
+    assert_eq!(world.call("bridge", "config nothing").ok().trim(), "config nothing => (none)");
+}
+
 /// The node's name, what its links say, its config; nothing else of the machine.
 fn what_an_actor_is_told(world: &World) {
     world.line("config put shared colour=red size=s").ok();
