@@ -9,6 +9,8 @@ use serde::{Deserialize, Serialize};
 use crate::contract::Contract;
 use crate::id::{ActorId, ConfigName, Digest, HostId, Incarnation, ProviderId};
 use crate::link::LinkSpec;
+use crate::needs::{Needs, NeedsError};
+use crate::system::SystemActor;
 use crate::wire::assignment::{InstancePolicy, Limits, ProviderKind};
 use crate::wire::{self, DecodeError};
 
@@ -40,6 +42,29 @@ pub struct ComponentSpec {
     /// Named config besides the one that is named like the actor; later ones win, the actor's own wins over all.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub config: Vec<ConfigName>,
+    /// What it asks of its hosts.
+    #[serde(default, skip_serializing_if = "Needs::is_default")]
+    pub needs: Needs,
+    /// Which part of the control plane it is, if it is one: that gives it links which nobody else can have.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub system: Option<SystemActor>,
+}
+
+impl ComponentSpec {
+    /// One instance, anywhere, with the defaults of everything else.
+    pub fn new(image: impl Into<String>, digest: Digest) -> Self {
+        Self {
+            image: image.into(),
+            digest,
+            max: 1,
+            hosts: BTreeSet::new(),
+            policy: InstancePolicy::default(),
+            limits: Limits::default(),
+            config: Vec::new(),
+            needs: Needs::default(),
+            system: None,
+        }
+    }
 }
 
 /// A provider that shall run.
@@ -70,6 +95,12 @@ pub struct NodeSpec {
     /// This start of the host shall end; a later start is not meant.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stop: Option<Incarnation>,
+    /// Nothing new is placed there; what runs there stays.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub cordoned: bool,
+    /// What runs there moves elsewhere; nothing new is placed there.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub draining: bool,
 }
 
 /// Who changed a key, and when.
@@ -145,6 +176,14 @@ pub enum EditError {
         what: String,
         /// The bound.
         reason: String,
+    },
+    /// What an actor asks for makes no sense.
+    #[error("{actor}: {reason}")]
+    Needs {
+        /// The actor.
+        actor: ActorId,
+        /// What is wrong.
+        reason: NeedsError,
     },
     /// A provider that links still use.
     #[error("{} still use provider `{provider}`", .actors.join(", "))]
@@ -242,6 +281,7 @@ impl Desired {
         let named = u32::try_from(spec.hosts.len()).unwrap_or(u32::MAX);
         spec.max = max.unwrap_or(spec.max.max(named));
         check_max(spec.max)?;
+        spec.needs.check(&id).map_err(|reason| EditError::Needs { actor: id.clone(), reason })?;
         self.components.insert(id, spec);
         Ok(())
     }
@@ -265,12 +305,22 @@ impl Desired {
         Ok(())
     }
 
-    /// Sets how many instances an actor may have and, if `hosts` is given, where; 0 removes it.
+    /// Sets how many instances an actor may have and, if they are given, where (no hosts: wherever the plan puts them) and
+    /// what it asks for; 0 removes it.
     ///
     /// # Errors
-    /// [`EditError::Missing`], [`EditError::Bounds`].
-    pub fn scale_component(&mut self, id: &ActorId, max: u32, hosts: Option<BTreeSet<HostId>>) -> Result<(), EditError> {
+    /// [`EditError::Missing`], [`EditError::Bounds`], [`EditError::Needs`].
+    pub fn scale_component(
+        &mut self,
+        id: &ActorId,
+        max: u32,
+        hosts: Option<BTreeSet<HostId>>,
+        needs: Option<Needs>,
+    ) -> Result<(), EditError> {
         check_max(max)?;
+        if let Some(needs) = &needs {
+            needs.check(id).map_err(|reason| EditError::Needs { actor: id.clone(), reason })?;
+        }
         let missing = || EditError::Missing { what: "actor", name: id.to_string() };
         let spec = self.components.get_mut(id).ok_or_else(missing)?;
         if max == 0 {
@@ -281,7 +331,19 @@ impl Desired {
         if let Some(hosts) = hosts {
             spec.hosts = hosts;
         }
+        if let Some(needs) = needs {
+            spec.needs = needs;
+        }
         Ok(())
+    }
+
+    /// Changes what is wanted of a host; a host of which nothing is wanted any more is forgotten.
+    pub fn edit_node(&mut self, host: &HostId, edit: impl FnOnce(&mut NodeSpec)) {
+        let mut node = self.nodes.remove(host).unwrap_or_default();
+        edit(&mut node);
+        if node != NodeSpec::default() {
+            self.nodes.insert(host.clone(), node);
+        }
     }
 
     /// Adds a provider, or more hosts to one of the same kind.

@@ -257,6 +257,48 @@ pub fn call_queue(lattice: &LatticeName, actor: &ActorId) -> String {
     format!("lat-{lattice}-{actor}-call")
 }
 
+/// What is asked of the scheduler, see [`crate::wire::schedule`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum SchedulerVerb {
+    /// How it stands.
+    Status,
+    /// The hosts as it sees them.
+    Nodes,
+    /// Where a task would go.
+    Place,
+    /// That the plan follows desired state.
+    Plan,
+    /// Why an actor is where it is.
+    Explain,
+}
+
+impl SchedulerVerb {
+    /// All verbs.
+    pub const ALL: [Self; 5] = [Self::Status, Self::Nodes, Self::Place, Self::Plan, Self::Explain];
+
+    /// The token in the subject.
+    pub fn token(self) -> &'static str {
+        match self {
+            Self::Status => "status",
+            Self::Nodes => "nodes",
+            Self::Place => "place",
+            Self::Plan => "plan",
+            Self::Explain => "explain",
+        }
+    }
+
+    /// The verb of a request subject, by its last token.
+    pub fn of_subject(subject: &str) -> Option<Self> {
+        let last = subject.rsplit('.').next()?;
+        Self::ALL.into_iter().find(|verb| verb.token() == last)
+    }
+}
+
+/// `lat.<L>.sched.<verb>`: a request to any replica of the scheduler.
+pub fn scheduler_request(lattice: &LatticeName, verb: SchedulerVerb) -> String {
+    format!("lat.{lattice}.sched.{}", verb.token())
+}
+
 /// `lat.<L>.planned.<host>`: the plan holds a new assignment for the host (published by the server after the commit).
 pub fn planned(lattice: &LatticeName, host: &HostId) -> String {
     format!("lat.{lattice}.planned.{host}")

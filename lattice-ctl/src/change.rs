@@ -309,7 +309,7 @@ mod tests {
         let view = view(2, Desired::default());
         let incarnation = view.inventory.hosts[&host(1)].incarnation.clone();
         let mut next = view.desired.clone();
-        next.nodes.insert(host(1), NodeSpec { stop: Some(incarnation.clone()) });
+        next.nodes.insert(host(1), NodeSpec { stop: Some(incarnation.clone()), ..NodeSpec::default() });
         let plan = plan::plan(&next, Revision(2), &view.inventory, &view.plan).unwrap();
         let after = view.plan.after(&plan, Revision(2));
         let awaited = awaited(&view.inventory, view.plan.generation(), &after);

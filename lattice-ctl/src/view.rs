@@ -91,7 +91,6 @@ pub(crate) mod tests {
     use lattice_core::desired::ComponentSpec;
     use lattice_core::id::{ActorId, Digest, Generation, HostName, Incarnation, LatticeName, Region};
     use lattice_core::plan;
-    use lattice_core::wire::assignment::{InstancePolicy, Limits};
     use lattice_core::wire::report::{HostState, Profile};
 
     pub(crate) fn host(n: u8) -> HostId {
@@ -117,21 +116,14 @@ pub(crate) mod tests {
             profile: Profile::default(),
             applied_generation: Generation(0),
             error_count: 0,
+            rtt_us: BTreeMap::new(),
             components: BTreeMap::new(),
             providers: BTreeMap::new(),
         }
     }
 
     pub(crate) fn component(hosts: &[u8]) -> ComponentSpec {
-        ComponentSpec {
-            image: "file:///a.wasm".into(),
-            digest: Digest::of(b"a"),
-            max: 1,
-            hosts: hosts.iter().map(|n| host(*n)).collect(),
-            policy: InstancePolicy::default(),
-            limits: Limits::default(),
-            config: Vec::new(),
-        }
+        ComponentSpec { hosts: hosts.iter().map(|n| host(*n)).collect(), ..ComponentSpec::new("file:///a.wasm", Digest::of(b"a")) }
     }
 
     /// A view of `hosts` hosts, NEDGE01 and so on, that carry out `desired`.

@@ -54,6 +54,7 @@ impl Reporter {
             profile: self.sampler.sample(now),
             applied_generation: self.applied,
             error_count,
+            rtt_us: BTreeMap::new(),
             components: components(agent, executor),
             providers: agent
                 .providers()
@@ -68,8 +69,16 @@ fn components(agent: &Agent, executor: &Executor) -> BTreeMap<ActorId, Component
     for (id, state, digest, instances) in agent.components() {
         let status = executor.status(id).unwrap_or_default();
         let (handled, failed) = status.counts();
-        let report =
-            ComponentReport { digest: digest.clone(), state: state.clone(), instances, handled, failed, link_errors: status.link_errors() };
+        let report = ComponentReport {
+            digest: digest.clone(),
+            state: state.clone(),
+            instances,
+            handled,
+            failed,
+            cpu_used: 0,
+            memory_peak_mb: 0,
+            link_errors: status.link_errors(),
+        };
         reports.insert(id.clone(), report);
     }
     reports

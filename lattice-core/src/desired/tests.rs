@@ -14,15 +14,7 @@ fn actor(name: &str) -> ActorId {
 }
 
 fn component(hosts: &[u8]) -> ComponentSpec {
-    ComponentSpec {
-        image: "file://a.wasm".into(),
-        digest: Digest::of(b"a"),
-        max: 1,
-        hosts: hosts.iter().map(|n| host(*n)).collect(),
-        policy: InstancePolicy::PerMessage,
-        limits: Limits::default(),
-        config: vec![],
-    }
+    ComponentSpec { hosts: hosts.iter().map(|n| host(*n)).collect(), ..ComponentSpec::new("file://a.wasm", Digest::of(b"a")) }
 }
 
 fn provider(hosts: &[u8]) -> ProviderSpec {
@@ -53,7 +45,7 @@ fn full() -> Desired {
     desired.start_provider(ProviderId::new("kv").unwrap(), provider(&[])).unwrap();
     desired.put_link(link("a", "default"));
     desired.put_config(ConfigName::new("a").unwrap(), BTreeMap::from([("k".into(), "v".into())])).unwrap();
-    desired.nodes.insert(host(0), NodeSpec { stop: Some(Incarnation::new("x").unwrap()) });
+    desired.nodes.insert(host(0), NodeSpec { stop: Some(Incarnation::new("x").unwrap()), ..NodeSpec::default() });
     desired
 }
 

@@ -2,22 +2,14 @@ use super::*;
 use crate::desired::{NodeSpec, ProviderSpec};
 use crate::id::{ConfigName, Incarnation};
 use crate::inventory::tests::{host_id, report};
-use crate::wire::assignment::{InstancePolicy, Limits, ProviderKind};
+use crate::wire::assignment::ProviderKind;
 
 fn actor(name: &str) -> ActorId {
     ActorId::new(name).unwrap()
 }
 
 fn component(hosts: &[u8], max: u32) -> ComponentSpec {
-    ComponentSpec {
-        image: "file://a.wasm".into(),
-        digest: Digest::of(b"a"),
-        max,
-        hosts: hosts.iter().map(|n| host_id(*n)).collect(),
-        policy: InstancePolicy::PerMessage,
-        limits: Limits::default(),
-        config: vec![],
-    }
+    ComponentSpec { max, hosts: hosts.iter().map(|n| host_id(*n)).collect(), ..ComponentSpec::new("file://a.wasm", Digest::of(b"a")) }
 }
 
 fn link(source: &str, target: &str, contract: Contract, values: &[(&str, &str)]) -> LinkSpec {
@@ -126,7 +118,7 @@ fn nobody_to_take_it_says_why_for_each_host() {
 #[test]
 fn a_stop_is_for_one_start_of_the_host() {
     let mut desired = desired();
-    desired.nodes.insert(host_id(0), NodeSpec { stop: Some(Incarnation::new("01").unwrap()) });
+    desired.nodes.insert(host_id(0), NodeSpec { stop: Some(Incarnation::new("01").unwrap()), ..NodeSpec::default() });
     let stopping = plan(&desired, Revision(1), &two(), &PlanState::default()).unwrap();
     assert!(stopping.changed[&host_id(0)].stop.is_some());
     let mut restarted = report(0, "NEDGE01");

@@ -8,6 +8,7 @@ pub mod event;
 pub mod json;
 pub mod report;
 pub mod request;
+pub mod schedule;
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};

@@ -38,6 +38,9 @@ pub struct HostReport {
     /// Host-level errors (disk, NATS, provider) in the last 60 s.
     #[serde(default)]
     pub error_count: u32,
+    /// Round trip to a peer of each region, in microseconds, as measured lately.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub rtt_us: BTreeMap<Region, u32>,
     /// Actors.
     #[serde(default)]
     pub components: BTreeMap<ActorId, ComponentReport>,
@@ -96,6 +99,12 @@ pub struct ComponentReport {
     /// Messages and requests that failed, of any cause.
     #[serde(default)]
     pub failed: u64,
+    /// CPU time that the guest code of all instances used lately, in thousandths of a core.
+    #[serde(default)]
+    pub cpu_used: u32,
+    /// Largest linear memory that one instance had since the host started, in MiB, rounded up.
+    #[serde(default)]
+    pub memory_peak_mb: u32,
     /// Problems of single links (a consumer that is gone, a port that is taken), by contract, link name and subscription.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub link_errors: BTreeMap<String, String>,

@@ -75,7 +75,7 @@ impl Scale {
         let hosts = self.hosts.find(&view.inventory)?;
         let Some(spec) = desired.components.get(id) else { return Err(problems::no_actor(id.as_str(), desired)) };
         let (max, hosts) = (self.max.unwrap_or(spec.max), (!hosts.is_empty()).then_some(hosts));
-        desired.scale_component(id, max, hosts).map_err(|error| problems::edit(&error, desired))?;
+        desired.scale_component(id, max, hosts, None).map_err(|error| problems::edit(&error, desired))?;
         let actors = if max == 0 { BTreeSet::new() } else { BTreeSet::from([id.clone()]) };
         Ok(Edited { actors, ..Edited::default() })
     }

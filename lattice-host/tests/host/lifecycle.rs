@@ -156,7 +156,7 @@ async fn the_rights_of_a_node_suffice() {
 async fn a_host_that_is_told_to_stop_does_so_once() {
     let mut world = World::start().await;
     let (mut host, report) = world.joined("NEDGE01").await;
-    let stop = lattice_core::desired::NodeSpec { stop: Some(report.incarnation.clone()) };
+    let stop = lattice_core::desired::NodeSpec { stop: Some(report.incarnation.clone()), ..Default::default() };
     world.desired.nodes.insert(report.id.clone(), stop);
     world.commit().await;
     assert_eq!(host.ended().await.code(), Some(0));

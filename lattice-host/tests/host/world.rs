@@ -17,7 +17,7 @@ use lattice_core::plan::{Plan, plan};
 use lattice_core::subject::Verb;
 use lattice_core::timing::ACK_WAIT;
 use lattice_core::wire;
-use lattice_core::wire::assignment::{InstancePolicy, Limits, ProviderKind};
+use lattice_core::wire::assignment::ProviderKind;
 use lattice_core::wire::event::Event;
 use lattice_core::wire::report::HostReport;
 use lattice_core::wire::request::CALL_STATUS_HEADER;
@@ -126,15 +126,8 @@ impl World {
     /// Adds an actor on `host`.
     pub(crate) async fn actor(&mut self, id: &str, program: &str, host: &HostId, max: u32) {
         let digest = self.lattice.put_artifact(self::program(program)).await.unwrap();
-        let spec = ComponentSpec {
-            image: format!("file://{program}.wasm"),
-            digest,
-            max,
-            hosts: BTreeSet::from([host.clone()]),
-            policy: InstancePolicy::PerMessage,
-            limits: Limits::default(),
-            config: Vec::new(),
-        };
+        let spec =
+            ComponentSpec { max, hosts: BTreeSet::from([host.clone()]), ..ComponentSpec::new(format!("file://{program}.wasm"), digest) };
         self.desired.start_component(actor(id), spec, Some(max), true).unwrap();
     }
 

@@ -164,15 +164,7 @@ impl StartActor {
             (Source::Stored { image, digest, .. }, Some(running)) => {
                 ComponentSpec { image: image.clone(), digest: digest.clone(), ..running }
             }
-            (Source::Stored { image, digest, .. }, None) => ComponentSpec {
-                image: image.clone(),
-                digest: digest.clone(),
-                max: 1,
-                hosts: BTreeSet::new(),
-                policy: InstancePolicy::default(),
-                limits: Limits::default(),
-                config: Vec::new(),
-            },
+            (Source::Stored { image, digest, .. }, None) => ComponentSpec::new(image, digest.clone()),
         };
         if !hosts.is_empty() && running.is_some_and(|running| running.hosts.is_empty()) {
             // It stays where the plan has put it, and runs on the named hosts, too.

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use clap::Args;
-use lattice_core::desired::{Desired, NodeSpec};
+use lattice_core::desired::Desired;
 use lattice_core::error::{ErrorCode, Problem};
 use lattice_core::id::HostId;
 
@@ -59,7 +59,7 @@ impl StopHost {
                 return Err(Problem::new(ErrorCode::HostNotFound, format!("host not found: {name} does not answer"))
                     .hint("a host that is gone needs no stopping"));
             };
-            desired.nodes.insert(host, NodeSpec { stop: Some(report.incarnation.clone()) });
+            desired.edit_node(&host, |node| node.stop = Some(report.incarnation.clone()));
         }
         Ok(Edited::default())
     }
