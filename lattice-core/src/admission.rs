@@ -16,11 +16,12 @@ pub const MAX_COMPONENT_BYTES: u64 = 20 * 1024 * 1024;
 const BASE_PACKAGES: [&str; 6] = ["wasi:cli", "wasi:clocks", "wasi:io", "wasi:random", "wasi:filesystem", "wasi:sockets"];
 
 /// Exact versions of the draft packages that the host serves; a pre-release matches nothing but itself.
-const DRAFTS: [(&str, &[&str]); 4] = [
+const DRAFTS: [(&str, &[&str]); 5] = [
     ("wasi:config", &["0.2.0-draft", "0.2.0-rc.1"]),
     ("wasi:logging", &["0.1.0-draft", ""]),
     ("wasi:keyvalue", &["0.2.0-draft"]),
     ("wasmcloud:messaging", &["0.2.0"]),
+    ("lattice:actor", &["0.1.0"]),
 ];
 
 /// The outside of a component: full names of interfaces, `wasi:keyvalue/store@0.2.0-draft`.
@@ -199,6 +200,8 @@ mod tests {
             }
         };
         check(&["wasi:io/streams@0.2.6", "wasi:keyvalue/store@0.2.0-draft"], &[HANDLER], None);
+        check(&["lattice:actor/store@0.1.0"], &[HANDLER], None);
+        check(&["lattice:actor/store@0.2.0"], &[HANDLER], Some("lattice:actor/store@0.1.0 is served"));
         check(&["wasi:filesystem/types@0.2.6"], &["wasi:http/incoming-handler@0.2.2"], None);
         check(&["wasi:keyvalue/store@0.2.0-draft2"], &[HANDLER], Some("wasi:keyvalue/store@0.2.0-draft is served"));
         check(&["wasmcloud:messaging/consumer@0.3.0"], &[HANDLER], Some("wasmcloud:messaging/consumer@0.2.0 is served"));
@@ -226,5 +229,8 @@ mod tests {
         );
         assert_eq!(missing_links(&shape, &BTreeSet::from([Contract::KeyValue])), ["wasmcloud:messaging/consumer"]);
         assert!(missing_links(&shape, &BTreeSet::from([Contract::KeyValue, Contract::Messaging])).is_empty());
+        let system = self::shape(&["lattice:actor/store@0.1.0"], &[HANDLER]);
+        assert_eq!(missing_links(&system, &BTreeSet::from([Contract::KeyValue])), ["lattice:actor/store"]);
+        assert!(missing_links(&system, &BTreeSet::from([Contract::Store])).is_empty());
     }
 }

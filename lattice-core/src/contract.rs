@@ -1,5 +1,6 @@
 //! Contracts: what a link is about, in the seed's spelling (`wasmcloud:keyvalue`) or as a WIT interface
-//! (`wasi:keyvalue/store`). Both name the same four things.
+//! (`wasi:keyvalue/store`). Both name the same four things; a fifth, the store of the control plane, is for system actors
+//! alone.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -18,6 +19,9 @@ pub enum Contract {
     HttpServer,
     /// `wasmcloud:httpclient`, imported as `wasi:http/outgoing-handler`.
     HttpClient,
+    /// `lattice:store`, imported as `lattice:actor/store`: buckets of the control plane. Only the links of system actors
+    /// ([`crate::system`]) have it; no operator can give one.
+    Store,
 }
 
 /// Why a text names no contract.
@@ -32,7 +36,7 @@ pub struct UnknownContract {
 
 impl Contract {
     /// All contracts.
-    pub const ALL: [Self; 4] = [Self::KeyValue, Self::Messaging, Self::HttpServer, Self::HttpClient];
+    pub const ALL: [Self; 5] = [Self::KeyValue, Self::Messaging, Self::HttpServer, Self::HttpClient, Self::Store];
 
     /// The seed's spelling.
     pub fn as_str(self) -> &'static str {
@@ -41,6 +45,7 @@ impl Contract {
             Self::Messaging => "wasmcloud:messaging",
             Self::HttpServer => "wasmcloud:httpserver",
             Self::HttpClient => "wasmcloud:httpclient",
+            Self::Store => "lattice:store",
         }
     }
 
@@ -50,6 +55,7 @@ impl Contract {
             Self::KeyValue => "wasi:keyvalue",
             Self::Messaging => "wasmcloud:messaging",
             Self::HttpServer | Self::HttpClient => "wasi:http",
+            Self::Store => "lattice:actor",
         }
     }
 
@@ -60,13 +66,14 @@ impl Contract {
             Self::Messaging => &["consumer"],
             Self::HttpServer => &[],
             Self::HttpClient => &["outgoing-handler"],
+            Self::Store => &["store"],
         }
     }
 
     /// Interfaces that an actor exports to be called through it.
     pub fn exports(self) -> &'static [&'static str] {
         match self {
-            Self::KeyValue | Self::HttpClient => &[],
+            Self::KeyValue | Self::HttpClient | Self::Store => &[],
             Self::Messaging => &["handler"],
             Self::HttpServer => &["incoming-handler"],
         }
@@ -78,6 +85,8 @@ impl Contract {
             Self::KeyValue => &["get", "set", "delete", "exists", "list", "increment", "read", "write"],
             Self::Messaging => &["publish", "request"],
             Self::HttpServer | Self::HttpClient => &["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"],
+            // What may be written stands with each bucket.
+            Self::Store => &[],
         }
     }
 
@@ -93,6 +102,7 @@ impl Contract {
             ("wasmcloud:httpclient", None) => Some(Self::HttpClient),
             ("wasmcloud:keyvalue", None) | ("wasi:keyvalue", None) => Some(Self::KeyValue),
             ("wasmcloud:messaging", None) => Some(Self::Messaging),
+            ("lattice:store", None) => Some(Self::Store),
             (package, Some(interface)) => Self::of_interface(package, interface),
             _ => None,
         };
@@ -132,6 +142,9 @@ mod tests {
         check("wasi:http/incoming-handler", Some(Contract::HttpServer));
         check("wasi:http/outgoing-handler@0.2.4", Some(Contract::HttpClient));
         check("wasmcloud:messaging/handler@0.2.0", Some(Contract::Messaging));
+        check("lattice:store", Some(Contract::Store));
+        check("lattice:actor/store@0.1.0", Some(Contract::Store));
+        check("lattice:actor/snapshot@0.1.0", None);
         check("wasi:http/types", None);
         check("wasi:filesystem/types", None);
         check("wasmcloud:messaging/types", None);

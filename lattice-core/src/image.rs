@@ -45,8 +45,13 @@ pub enum ProviderImageError {
     },
 }
 
+/// The backends that an operator may start; the store of the control plane comes with the actors that need it.
+fn startable() -> impl Iterator<Item = ProviderKind> {
+    ProviderKind::ALL.into_iter().filter(|kind| *kind != ProviderKind::Store)
+}
+
 fn builtin_names() -> String {
-    ProviderKind::ALL.map(|kind| format!("builtin://{}", kind.as_str())).join(", ")
+    startable().map(|kind| format!("builtin://{}", kind.as_str())).collect::<Vec<_>>().join(", ")
 }
 
 /// The backend that `builtin://kv-nats`, one of the article's image names or one of wasmCloud's own stands for.
@@ -55,7 +60,7 @@ fn builtin_names() -> String {
 /// [`ProviderImageError`] names what there is instead.
 pub fn provider_kind(image: &str) -> Result<ProviderKind, ProviderImageError> {
     let name = short_name(image);
-    if let Some(kind) = ProviderKind::ALL.into_iter().find(|kind| kind.as_str() == name) {
+    if let Some(kind) = startable().find(|kind| kind.as_str() == name) {
         return Ok(kind);
     }
     match name {
@@ -86,6 +91,7 @@ mod tests {
     #[test]
     fn providers() {
         assert_eq!(provider_kind("builtin://kv-nats"), Ok(ProviderKind::KvNats));
+        assert!(provider_kind("builtin://store").unwrap_err().to_string().contains("builtin://http-server"));
         assert_eq!(provider_kind("wasmcloud.azurecr.io/httpserver:0.20.0"), Ok(ProviderKind::HttpServer));
         assert_eq!(provider_kind("wasmcloud.azurecr.io/nats:0.18.0"), Ok(ProviderKind::MessagingNats));
         assert_eq!(provider_kind("ghcr.io/wasmcloud/keyvalue-nats:0.3.1"), Ok(ProviderKind::KvNats));

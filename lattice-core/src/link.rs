@@ -81,6 +81,7 @@ impl LinkSpec {
             Contract::Messaging => KindSettings::Messaging(MessagingSettings::read(&values)?),
             Contract::HttpServer => KindSettings::HttpServer(HttpServerSettings::read(&values)?),
             Contract::HttpClient => KindSettings::HttpClient,
+            Contract::Store => return Err(LinkError::SystemOnly { contract: self.contract }),
         };
         Ok(LinkSettings {
             timeout_ms: values.number("timeout-ms", 5000, MAX_TIMEOUT_MS)?.max(1),
@@ -132,6 +133,12 @@ pub enum LinkError {
         /// The link's contract.
         contract: Contract,
     },
+    /// A contract that only the links of system actors have.
+    #[error("{contract} is for lattice's own actors: nobody can link to it")]
+    SystemOnly {
+        /// The contract.
+        contract: Contract,
+    },
     /// A subscription or publish rule on subjects that belong to the control plane.
     #[error("`{pattern}` is never allowed: lat., cloud., _INBOX. and $… belong to the control plane and the server")]
     Reserved {
@@ -158,6 +165,7 @@ impl LinkError {
         match self {
             Self::TooWide { .. } => "subscribe by region, --subscription edge.sensor.ap-east-1, or give --force",
             Self::Reserved { .. } => "use subjects of your own, like edge.result.ap-east-1",
+            Self::SystemOnly { .. } => "keep an actor's own data behind wasmcloud:keyvalue",
             Self::NotCaptured { .. } => "subscribe to edge.sensor.<region>, or use --delivery core",
             Self::Unknown { .. } | Self::Value { .. } | Self::Missing { .. } | Self::Permission { .. } => {
                 "`lattice-ctl help link put` explains the values"
@@ -213,6 +221,25 @@ pub enum KindSettings {
     HttpServer(HttpServerSettings),
     /// HTTP client.
     HttpClient,
+    /// The control plane's buckets.
+    Store(StoreSettings),
+}
+
+/// Store: which buckets of the control plane a system actor reaches, by the names that it knows them by.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct StoreSettings {
+    /// The buckets by the actor's name for them: `desired`, `plan`, …
+    pub buckets: BTreeMap<String, StoreBucket>,
+}
+
+/// A bucket of the control plane, as a link gives it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StoreBucket {
+    /// Its real name.
+    pub bucket: String,
+    /// Whether it may be written.
+    #[serde(default)]
+    pub write: bool,
 }
 
 /// Key-value: which bucket.
@@ -276,6 +303,10 @@ pub struct MessagingSettings {
     /// Server to use instead of the host's own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cluster_uri: Option<String>,
+    /// Whether the link is one of a system actor ([`crate::system`]), which alone may see and use subjects of the control
+    /// plane. No value of a link sets it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub system: bool,
 }
 
 /// Kinds of subject that a subscription on `edge.sensor.<region>` lets the actor publish on for the same region.
@@ -299,12 +330,17 @@ impl MessagingSettings {
         publish.sort();
         publish.dedup();
         let cluster_uri = values.text("cluster-uri")?.map(str::to_owned);
-        Ok(Self { subscriptions, delivery, publish, cluster_uri })
+        Ok(Self { subscriptions, delivery, publish, cluster_uri, system: false })
     }
 
     /// Whether the actor may publish on `subject`. Replies are a matter of the message in hand, not of this.
     pub fn may_publish(&self, subject: &str) -> bool {
-        !subject::is_reserved(subject) && self.publish.iter().any(|pattern| pattern.matches(subject))
+        self.may_see(subject) && self.publish.iter().any(|pattern| pattern.matches(subject))
+    }
+
+    /// Whether the actor may see a message on `subject`, however wide its subscription was forced.
+    pub fn may_see(&self, subject: &str) -> bool {
+        self.system || !subject::is_reserved(subject)
     }
 }
 
@@ -397,7 +433,7 @@ impl Values<'_> {
             Contract::KeyValue => &["bucket", "region"],
             Contract::Messaging => &["subscription", "delivery", "publish", "cluster-uri", "force"],
             Contract::HttpServer => &["port", "address"],
-            Contract::HttpClient => &[],
+            Contract::HttpClient | Contract::Store => &[],
         };
         let known: Vec<&str> = own.iter().copied().chain(Self::COMMON).collect();
         match self.values.keys().find(|name| !known.contains(&name.as_str())) {
@@ -551,6 +587,34 @@ mod tests {
         check(Contract::HttpServer, &[("port", "70000")], "0 to 65535");
         check(Contract::HttpServer, &[("port", "0")], "1 to 65535");
         check(Contract::HttpServer, &[("timeout", "-1")], "whole number");
+    }
+
+    #[test]
+    fn no_link_of_an_operator_reaches_the_control_plane() {
+        let refused = |values: &[(&str, &str)], contract| settings(contract, values).unwrap_err();
+        for reserved in ["lat.>", "lat.default.hb.>", "lat.*.sched.place", "$KV.LAT_default_PLAN.>", "$JS.API.>", "_INBOX.>"] {
+            for forced in ["true", "false"] {
+                let subscription = refused(&[("subscription", reserved), ("force", forced)], Contract::Messaging);
+                assert!(matches!(subscription, LinkError::Reserved { .. }), "{reserved}: {subscription}");
+                let publish = refused(&[("publish", reserved), ("force", forced)], Contract::Messaging);
+                assert!(matches!(publish, LinkError::Reserved { .. }), "{reserved}: {publish}");
+            }
+        }
+        // What is forced wide still does not see them, and no value lifts that.
+        let wide = messaging(&[("subscription", ">"), ("force", "true")]).unwrap();
+        assert!(!wide.system && !wide.may_see("lat.default.hb.eu.N") && !wide.may_publish("lat.default.probe"));
+        assert!(matches!(refused(&[("system", "true")], Contract::Messaging), LinkError::Unknown { .. }));
+        for values in [&[][..], &[("buckets", "{}")], &[("bucket", "LAT_default_PLAN")]] {
+            assert!(matches!(refused(values, Contract::Store), LinkError::SystemOnly { .. } | LinkError::Unknown { .. }));
+        }
+        // A document that was written past the checks means the same.
+        let written: LinkSpec = serde_json::from_value(serde_json::json!({
+            "source": "a", "target": "lattice-messaging", "contract": "messaging", "name": "x",
+            "values": {"subscription": "edge.sensor.eu"}, "system": true, "settings": {"system": true},
+        }))
+        .unwrap();
+        let KindSettings::Messaging(found) = written.settings(&written.merged_values([])).unwrap().kind else { panic!("messaging") };
+        assert!(!found.system);
     }
 
     #[test]

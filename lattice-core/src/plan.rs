@@ -291,7 +291,11 @@ pub fn resolve_link(link: &LinkSpec, desired: &Desired) -> Result<LinkAssignment
 fn check_overlap(actor: &ActorId, links: &[LinkAssignment]) -> Result<(), PlanError> {
     let durable = links.iter().filter_map(|link| match &link.settings.kind {
         KindSettings::Messaging(messaging) if messaging.delivery == Delivery::Jetstream => Some(&messaging.subscriptions),
-        KindSettings::Messaging(_) | KindSettings::KeyValue(_) | KindSettings::HttpServer(_) | KindSettings::HttpClient => None,
+        KindSettings::Messaging(_)
+        | KindSettings::KeyValue(_)
+        | KindSettings::HttpServer(_)
+        | KindSettings::HttpClient
+        | KindSettings::Store(_) => None,
     });
     let patterns: Vec<_> = durable.flatten().collect();
     for (index, first) in patterns.iter().enumerate() {

@@ -210,11 +210,13 @@ pub enum Verb {
     Inventory,
     /// Recent log lines of actors.
     Logs,
+    /// Send a heartbeat at once; nothing else is answered.
+    Report,
 }
 
 impl Verb {
     /// All verbs.
-    pub const ALL: [Self; 3] = [Self::Ping, Self::Inventory, Self::Logs];
+    pub const ALL: [Self; 4] = [Self::Ping, Self::Inventory, Self::Logs, Self::Report];
 
     /// The token in the subject.
     pub fn token(self) -> &'static str {
@@ -222,6 +224,7 @@ impl Verb {
             Self::Ping => "ping",
             Self::Inventory => "inventory",
             Self::Logs => "logs",
+            Self::Report => "report",
         }
     }
 
@@ -245,6 +248,41 @@ pub fn request_all(lattice: &LatticeName, verb: Verb) -> String {
 /// What a host subscribes to for requests: its own and everybody's.
 pub fn requests_for(lattice: &LatticeName, host: &HostId) -> [String; 2] {
     [format!("lat.{lattice}.req.{host}.*"), format!("lat.{lattice}.req.{EVERY_HOST}.*")]
+}
+
+/// `lat.<L>.probe`: asks every host to measure round trips, see [`crate::wire::request::Probe`].
+pub fn probe(lattice: &LatticeName) -> String {
+    format!("lat.{lattice}.probe")
+}
+
+/// `lat.<L>.rtt.<region>`: a measurement, answered by some host of the region.
+pub fn round_trip(lattice: &LatticeName, region: &Region) -> String {
+    format!("lat.{lattice}.rtt.{region}")
+}
+
+/// `lat.<L>.rtt.*`: measurements of all regions.
+pub fn round_trips(lattice: &LatticeName) -> String {
+    format!("lat.{lattice}.rtt.*")
+}
+
+/// Queue group in which the hosts of a region share the measurements.
+pub fn round_trip_queue(lattice: &LatticeName, region: &Region) -> String {
+    format!("lat-{lattice}-rtt-{region}")
+}
+
+/// `lat.<L>.sched.<verb>`: a request to the scheduler.
+pub fn scheduler(lattice: &LatticeName, verb: &str) -> String {
+    format!("lat.{lattice}.sched.{verb}")
+}
+
+/// `lat.<L>.sched.*`: all requests to the scheduler.
+pub fn scheduler_requests(lattice: &LatticeName) -> String {
+    scheduler(lattice, "*")
+}
+
+/// `lat.<L>.changed.desired.>`: committed keys of desired state (published by the server after the commit).
+pub fn desired_changes(lattice: &LatticeName) -> String {
+    format!("lat.{lattice}.changed.desired.>")
 }
 
 /// `lat.<L>.call.<actor>`: a call to an actor from the command line.
@@ -352,6 +390,21 @@ pub fn events_stream(lattice: &LatticeName) -> String {
     format!("LAT_{lattice}_EVENTS")
 }
 
+/// Bucket in which the scheduler keeps the reasons of past placements: `lattice-scheduler` for the lattice `default`;
+/// others, which may share the account, have their own.
+pub fn scheduler_bucket(lattice: &LatticeName) -> String {
+    match lattice.as_str() {
+        "default" => SCHEDULER_BUCKET.to_owned(),
+        other => {
+            let hash: String = crate::id::Digest::of(other.as_bytes()).hex().chars().take(12).collect();
+            format!("{SCHEDULER_BUCKET}-{hash}")
+        }
+    }
+}
+
+/// First part of the name of the scheduler's bucket, and the name by which the scheduler opens it.
+pub const SCHEDULER_BUCKET: &str = "lattice-scheduler";
+
 /// Object store of components by digest.
 pub fn artifacts_store(lattice: &LatticeName) -> String {
     format!("LAT_{lattice}_ARTIFACTS")
@@ -369,7 +422,7 @@ pub fn bucket_key(bucket: &str, key: &str) -> String {
 
 /// Where the server republishes committed keys of desired state: source and destination of the stream's setting.
 pub fn desired_republish(lattice: &LatticeName) -> (String, String) {
-    (format!("$KV.{}.>", desired_bucket(lattice)), format!("lat.{lattice}.changed.desired.>"))
+    (format!("$KV.{}.>", desired_bucket(lattice)), desired_changes(lattice))
 }
 
 /// Where the server republishes committed assignments: source and destination of the stream's setting.

@@ -1,11 +1,202 @@
-//! The actors that are part of the control plane.
+//! The actors that belong to lattice itself, and the links that they have: a fixed list.
+//!
+//! **Invariants.** These links are the only ones with [`MessagingSettings::system`] or a store; they are made here, for the
+//! actors that desired state marks as system actors, and never read from it. An operator can neither give nor take them.
+
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
-/// Which part of the control plane an actor is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+use crate::contract::Contract;
+use crate::id::{ActorId, InvalidName, LatticeName, LinkName, ProviderId};
+use crate::link::{Delivery, KeyValueSettings, KindSettings, LinkSettings, MessagingSettings, StoreBucket, StoreSettings};
+use crate::subject::{self, SubjectPattern, Verb};
+use crate::wire::assignment::{LinkAssignment, ProviderAssignment, ProviderKind};
+
+/// Provider of the messaging links.
+const MESSAGING: (&str, ProviderKind) = ("lattice-messaging", ProviderKind::MessagingNats);
+/// Provider of the store links.
+const STORE: (&str, ProviderKind) = ("lattice-store", ProviderKind::Store);
+/// Provider of the key-value links.
+const KEYVALUE: (&str, ProviderKind) = ("lattice-keyvalue", ProviderKind::KvNats);
+
+/// What a call through these links may take in milliseconds: a commit of which nothing is heard is tried several times with
+/// the same ids before its outcome is called unknown.
+const TIMEOUT_MS: u32 = 20_000;
+/// Retries of a call that found no connection.
+const RETRIES: u32 = 3;
+/// Pause before each of them in milliseconds.
+const RETRY_DELAY_MS: u32 = 250;
+
+/// Name by which system actors know the bucket of desired state.
+pub const DESIRED: &str = "desired";
+/// Name by which they know the bucket of the plan.
+pub const PLAN: &str = "plan";
+
+/// An actor of lattice's own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum SystemActor {
-    /// Makes and commits plans.
+    /// Decides what runs where.
     Scheduler,
+}
+
+impl SystemActor {
+    /// All of them.
+    pub const ALL: [Self; 1] = [Self::Scheduler];
+
+    /// Its id as text.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Scheduler => "lattice-scheduler",
+        }
+    }
+
+    /// File name of its component, as it is built.
+    pub fn component(self) -> &'static str {
+        match self {
+            Self::Scheduler => "scheduler.wasm",
+        }
+    }
+
+    /// Its id.
+    ///
+    /// # Errors
+    /// None in fact: the names are of the form that ids have.
+    pub fn id(self) -> Result<ActorId, InvalidName> {
+        ActorId::new(self.as_str())
+    }
+}
+
+/// The links of `actor` in `lattice`, in a fixed order.
+pub fn links(actor: SystemActor, lattice: &LatticeName) -> Vec<LinkAssignment> {
+    match actor {
+        SystemActor::Scheduler => scheduler_links(lattice).into_iter().flatten().collect(),
+    }
+}
+
+/// The providers that the links of `actor` need; they run wherever it does.
+pub fn providers(actor: SystemActor) -> BTreeMap<ProviderId, ProviderAssignment> {
+    let needed: &[(&str, ProviderKind)] = match actor {
+        SystemActor::Scheduler => &[MESSAGING, STORE, KEYVALUE],
+    };
+    let provider = |(id, kind): &(&str, ProviderKind)| {
+        Some((ProviderId::new(*id).ok()?, ProviderAssignment { kind: *kind, config: BTreeMap::new() }))
+    };
+    needed.iter().filter_map(provider).collect()
+}
+
+fn scheduler_links(lattice: &LatticeName) -> [Option<LinkAssignment>; 4] {
+    let heard = [subject::heartbeats(lattice), subject::desired_changes(lattice)];
+    let said = [subject::request_all(lattice, Verb::Report), subject::probe(lattice)];
+    let bucket = |bucket: String, write| StoreBucket { bucket, write };
+    let buckets = BTreeMap::from([
+        (DESIRED.to_owned(), bucket(subject::desired_bucket(lattice), false)),
+        (PLAN.to_owned(), bucket(subject::plan_bucket(lattice), true)),
+    ]);
+    [
+        link("lattice-broadcast", MESSAGING, messaging(Delivery::Broadcast, &heard, &said)),
+        link("lattice-requests", MESSAGING, messaging(Delivery::Core, &[subject::scheduler_requests(lattice)], &[])),
+        link("lattice-store", STORE, KindSettings::Store(StoreSettings { buckets })),
+        // The link has the name by which the actor opens the bucket, whatever the bucket's own is.
+        link(
+            subject::SCHEDULER_BUCKET,
+            KEYVALUE,
+            KindSettings::KeyValue(KeyValueSettings { bucket: subject::scheduler_bucket(lattice), region: None }),
+        ),
+    ]
+}
+
+fn messaging(delivery: Delivery, subscriptions: &[String], publish: &[String]) -> KindSettings {
+    let patterns = |texts: &[String]| texts.iter().filter_map(|text| SubjectPattern::new(text.as_str()).ok()).collect();
+    KindSettings::Messaging(MessagingSettings {
+        subscriptions: patterns(subscriptions),
+        delivery,
+        publish: patterns(publish),
+        cluster_uri: None,
+        system: true,
+    })
+}
+
+/// One link; the names above are all of the form that names have, so that there always is one.
+fn link(name: &str, (provider, kind): (&str, ProviderKind), settings: KindSettings) -> Option<LinkAssignment> {
+    let contract: Contract = kind.contract();
+    let settings = LinkSettings {
+        timeout_ms: TIMEOUT_MS,
+        retry_count: RETRIES,
+        retry_delay_ms: RETRY_DELAY_MS,
+        permissions: BTreeSet::new(),
+        env: BTreeMap::new(),
+        kind: settings,
+    };
+    Some(LinkAssignment { name: LinkName::new(name).ok()?, contract, provider: ProviderId::new(provider).ok()?, settings })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn lattice(name: &str) -> LatticeName {
+        LatticeName::new(name).unwrap()
+    }
+
+    #[test]
+    fn the_scheduler_has_four_links_and_their_providers() {
+        for name in ["default", &"l".repeat(63)] {
+            let lattice = lattice(name);
+            let links = links(SystemActor::Scheduler, &lattice);
+            assert_eq!(links.len(), 4, "all names are valid: {links:?}");
+            let providers = providers(SystemActor::Scheduler);
+            for link in &links {
+                assert_eq!(providers[&link.provider].kind.contract(), link.contract);
+            }
+            let bucket = subject::scheduler_bucket(&lattice);
+            assert!(subject::user_bucket(&bucket).is_ok(), "{bucket}");
+        }
+        assert_eq!(SystemActor::Scheduler.id().unwrap().as_str(), "lattice-scheduler");
+    }
+
+    #[test]
+    fn what_the_scheduler_may_hear_and_say() {
+        let links = links(SystemActor::Scheduler, &lattice("default"));
+        let messaging: Vec<&MessagingSettings> = links
+            .iter()
+            .filter_map(|link| match &link.settings.kind {
+                KindSettings::Messaging(settings) => Some(settings),
+                KindSettings::KeyValue(_) | KindSettings::HttpServer(_) | KindSettings::HttpClient | KindSettings::Store(_) => None,
+            })
+            .collect();
+        let may = |subject: &str| messaging.iter().any(|settings| settings.may_publish(subject));
+        for allowed in ["lat.default.req.all.report", "lat.default.probe"] {
+            assert!(may(allowed), "{allowed}");
+        }
+        for denied in ["lat.default.hb.eu.N", "lat.default.req.all.ping", "lat.other.probe", "$KV.LAT_default_PLAN.head", "edge.result.eu"] {
+            assert!(!may(denied), "{denied}");
+        }
+        let heard: Vec<&str> = messaging.iter().flat_map(|settings| &settings.subscriptions).map(SubjectPattern::as_str).collect();
+        assert_eq!(heard, ["lat.default.hb.>", "lat.default.changed.desired.>", "lat.default.sched.*"]);
+    }
+
+    #[test]
+    fn desired_state_is_only_read() {
+        let links = links(SystemActor::Scheduler, &lattice("l"));
+        let store = links.iter().find_map(|link| match &link.settings.kind {
+            KindSettings::Store(settings) => Some(settings),
+            KindSettings::KeyValue(_) | KindSettings::HttpServer(_) | KindSettings::HttpClient | KindSettings::Messaging(_) => None,
+        });
+        let buckets = &store.unwrap().buckets;
+        assert_eq!(buckets[DESIRED], StoreBucket { bucket: "LAT_l_DESIRED".into(), write: false });
+        assert_eq!(buckets[PLAN], StoreBucket { bucket: "LAT_l_PLAN".into(), write: true });
+        assert_eq!(buckets.len(), 2);
+    }
+
+    #[test]
+    fn the_mark_is_on_the_wire_only_when_it_is_set() {
+        let links = links(SystemActor::Scheduler, &lattice("l"));
+        let text = serde_json::to_string(&links).unwrap();
+        assert!(text.contains(r#""system":true"#) && text.contains(r#""store":{"buckets""#), "{text}");
+        assert_eq!(serde_json::from_str::<Vec<LinkAssignment>>(&text).unwrap(), links);
+        let plain = MessagingSettings { subscriptions: Vec::new(), delivery: Delivery::Core, publish: Vec::new(), cluster_uri: None, system: false };
+        assert!(!serde_json::to_string(&plain).unwrap().contains("system"));
+    }
 }

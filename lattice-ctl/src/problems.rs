@@ -48,7 +48,7 @@ pub(crate) fn edit(error: &EditError, desired: &Desired) -> Problem {
         EditError::OtherCode { .. } => failed(format!("actor start failed: {error}")).hint("--allow-update replaces the code"),
         EditError::OtherKind { provider, .. } => failed(format!("provider start failed: {error}"))
             .hint(format!("give it another id, or `lattice-ctl stop provider {provider}` first")),
-        EditError::Bounds { .. } => usage(error.to_string()),
+        EditError::Bounds { .. } | EditError::Needs { .. } => usage(error.to_string()),
         EditError::InUse { provider, actors } => failed(format!("provider {provider} is used by {}", actors.join(", ")))
             .hint("delete the links first (`lattice-ctl get links`), or --force"),
     }

@@ -24,6 +24,7 @@ pub(crate) const STREAM_NAME_IN_USE: u64 = 10058;
 pub(crate) const CONSUMER_NOT_FOUND: u64 = 10014;
 
 /// Which message of a stream.
+#[derive(Debug, Clone, Copy)]
 pub(crate) enum Lookup<'a> {
     /// The newest on a subject.
     Last(&'a str),

@@ -44,47 +44,70 @@ pub(crate) struct Part {
     pub(crate) subject: String,
     pub(crate) headers: HeaderMap,
     pub(crate) payload: Bytes,
+    /// The batch is stored only if the last sequence on the subject is this one; 0: there is none.
+    pub(crate) expected: Option<Revision>,
 }
 
-/// The condition under which a batch is stored.
+/// What shows whether a batch was stored whose confirmation got lost: the message that took the place of one of its parts.
 #[derive(Debug, Clone, Copy)]
-pub(crate) enum Condition {
-    /// The stream's last sequence is this one: nobody wrote anything since.
-    StreamAt(Revision),
-    /// The last sequence on the subject of the last part is this one; 0: there is none.
-    LastPartAt(Revision),
+struct Witness<'a> {
+    /// The part.
+    index: usize,
+    /// The revision that was expected.
+    expected: Revision,
+    lookup: Lookup<'a>,
 }
 
-impl Condition {
-    fn expected(self) -> Revision {
-        match self {
-            Self::StreamAt(revision) | Self::LastPartAt(revision) => revision,
+impl<'a> Witness<'a> {
+    /// Of a stream at a revision the first part; of parts with conditions the last of them; of a batch without any condition
+    /// the last part, as long as nobody wrote over it.
+    fn of(parts: &'a [Part], at: Option<Revision>) -> Option<Self> {
+        let next = |expected: Revision| expected.0.saturating_add(1);
+        if let Some(expected) = at {
+            return Some(Self { index: 0, expected, lookup: Lookup::At(next(expected)) });
         }
+        let conditional = parts.iter().enumerate().rev().find_map(|(index, part)| Some((index, part, part.expected?)));
+        if let Some((index, part, expected)) = conditional {
+            return Some(Self { index, expected, lookup: Lookup::NextOn(&part.subject, next(expected)) });
+        }
+        let (index, last) = parts.iter().enumerate().next_back()?;
+        Some(Self { index, expected: Revision(0), lookup: Lookup::Last(&last.subject) })
     }
 }
 
-/// Stores `parts` in `stream` as one, if `condition` holds. Returns the sequence of the last part.
+/// Stores `parts` in `stream` as one, if the stream's last sequence is `at` (nobody wrote anything since) and each part's own
+/// condition holds. Returns the sequence of the last part.
 ///
 /// # Errors
-/// [`CommitError::Conflict`] if the condition does not hold, [`CommitError::Unknown`] if the server answered no attempt;
+/// [`CommitError::Conflict`] if a condition does not hold, [`CommitError::Unknown`] if the server answered no attempt;
 /// with any other error nothing was stored.
-pub(crate) async fn commit(connection: &Connection, stream: &str, parts: &[Part], condition: Condition) -> Result<Revision, CommitError> {
+pub(crate) async fn commit(
+    connection: &Connection,
+    stream: &str,
+    parts: &[Part],
+    at: Option<Revision>,
+) -> Result<Revision, CommitError> {
     if parts.len() > MAX_MESSAGES {
         return Err(CommitError::TooMany { size: parts.len(), limit: MAX_MESSAGES });
     }
     let ids = Ids::new();
+    let witness = Witness::of(parts, at);
     let mut ambiguous = false;
     let mut pause = FIRST_PAUSE;
     let mut attempt = 1;
     loop {
-        let error = match publish(connection, parts, condition, &ids).await {
+        let error = match publish(connection, parts, at, &ids).await {
             Ok(sequence) => return Ok(Revision(sequence)),
             Err(error) => error,
         };
         let again = match &error {
             ApiError::Refused { code: WRONG_LAST_SEQUENCE | WRONG_LAST_SEQUENCE_UNSAID | DUPLICATE_MESSAGE, description } => {
-                let won = if ambiguous { winner(connection, stream, parts, condition, &ids).await? } else { None };
-                let conflict = || CommitError::Conflict { expected: condition.expected(), found: sequence_in(description) };
+                let won = match witness {
+                    Some(witness) if ambiguous => winner(connection, stream, parts.len(), witness, &ids).await?,
+                    Some(_) | None => None,
+                };
+                let expected = witness.map_or(Revision(0), |witness| witness.expected);
+                let conflict = || CommitError::Conflict { expected, found: sequence_in(description) };
                 return won.ok_or_else(conflict);
             }
             ApiError::Refused { code: INCOMPLETE | TOO_MANY_INFLIGHT, .. } | ApiError::NoResponders => true,
@@ -121,7 +144,7 @@ impl Ids {
 }
 
 /// One attempt. The first part is a request of its own, so that a refusal comes before the rest is sent.
-async fn publish(connection: &Connection, parts: &[Part], condition: Condition, ids: &Ids) -> Result<u64, ApiError> {
+async fn publish(connection: &Connection, parts: &[Part], at: Option<Revision>, ids: &Ids) -> Result<u64, ApiError> {
     // A new batch id for each attempt: the server may still hold parts of the last one.
     let batch = Ulid::new().to_string();
     let last = parts.len().saturating_sub(1);
@@ -130,10 +153,11 @@ async fn publish(connection: &Connection, parts: &[Part], condition: Condition, 
         headers.insert(NATS_MESSAGE_ID, ids.of(index));
         headers.insert(NATS_BATCH_ID, batch.as_str());
         headers.insert(NATS_BATCH_SEQUENCE, (index + 1).to_string());
-        match condition {
-            Condition::StreamAt(revision) if index == 0 => headers.insert(NATS_EXPECTED_LAST_SEQUENCE, revision.to_string()),
-            Condition::LastPartAt(revision) if index == last => headers.insert(NATS_EXPECTED_LAST_SUBJECT_SEQUENCE, revision.to_string()),
-            Condition::StreamAt(_) | Condition::LastPartAt(_) => {}
+        if let Some(revision) = at.filter(|_| index == 0) {
+            headers.insert(NATS_EXPECTED_LAST_SEQUENCE, revision.to_string());
+        }
+        if let Some(revision) = part.expected {
+            headers.insert(NATS_EXPECTED_LAST_SUBJECT_SEQUENCE, revision.to_string());
         }
         if index == last {
             headers.insert(NATS_BATCH_COMMIT, NATS_BATCH_COMMIT_FINAL);
@@ -157,24 +181,17 @@ async fn publish(connection: &Connection, parts: &[Part], condition: Condition, 
 async fn winner(
     connection: &Connection,
     stream: &str,
-    parts: &[Part],
-    condition: Condition,
+    parts: usize,
+    witness: Witness<'_>,
     ids: &Ids,
 ) -> Result<Option<Revision>, CommitError> {
-    let Some((last, last_part)) = parts.len().checked_sub(1).and_then(|last| Some((last, parts.get(last)?))) else {
-        return Ok(None);
-    };
-    let next = condition.expected().0.saturating_add(1);
-    let (index, lookup) = match condition {
-        Condition::StreamAt(_) => (0, Lookup::At(next)),
-        Condition::LastPartAt(_) => (last, Lookup::NextOn(&last_part.subject, next)),
-    };
-    let found = api::leader_get(connection, stream, lookup).await.map_err(|source| CommitError::Unknown { attempts: ATTEMPTS, source })?;
+    let found = api::leader_get(connection, stream, witness.lookup).await;
+    let found = found.map_err(|source| CommitError::Unknown { attempts: ATTEMPTS, source })?;
     let Some(message) = found else {
         return Ok(None);
     };
-    let ours = message.headers.get(NATS_MESSAGE_ID).is_some_and(|id| id.as_str() == ids.of(index));
-    let distance = u64::try_from(last - index).unwrap_or(u64::MAX);
+    let ours = message.headers.get(NATS_MESSAGE_ID).is_some_and(|id| id.as_str() == ids.of(witness.index));
+    let distance = u64::try_from(parts.saturating_sub(witness.index + 1)).unwrap_or(u64::MAX);
     Ok(ours.then(|| Revision(message.sequence.saturating_add(distance))))
 }
 

@@ -17,6 +17,10 @@ use crate::lattice::Lattice;
 use crate::safety;
 use crate::scan::{self, Content};
 
+mod transaction;
+
+pub use transaction::{Info, KeyChange, Snapshot};
+
 /// Header that marks a deletion, as stock clients write and read it.
 const KV_OPERATION: &str = "KV-Operation";
 /// A deleted key; older values stay in the history.
@@ -97,6 +101,11 @@ impl Bucket {
             Some(_) => Ok(Self { connection: connection.clone(), name: name.as_str().into(), stream: stream.into() }),
             None => Err(StoreError::Missing { what: "bucket", name: name.to_string() }),
         }
+    }
+
+    /// The bucket of this name, whoever owns it; nothing is sent, and whether it exists shows with the first call.
+    pub fn named(connection: &Connection, name: &str) -> Self {
+        Self { connection: connection.clone(), name: name.into(), stream: subject::bucket_stream(name).into() }
     }
 
     /// The value of `key`; `None` if there is none or it was deleted.

@@ -15,7 +15,7 @@ use lattice_core::subject::{self, Verb};
 use lattice_core::wire::{self, assignment::Assignment, event::Event, report::HostReport};
 
 use crate::api::{self, Lookup};
-use crate::batch::{self, Condition, Part};
+use crate::batch::{self, Part};
 use crate::bucket;
 use crate::connect::Connection;
 use crate::error::{ApiError, AskError, CommitError, StoreError};
@@ -108,8 +108,8 @@ impl Lattice {
             return Ok(expected);
         }
         let bucket = subject::desired_bucket(&self.name);
-        let parts: Vec<Part> = changes.iter().map(|change| part(&bucket, &change.key, change.value.clone())).collect();
-        batch::commit(&self.connection, &subject::bucket_stream(&bucket), &parts, Condition::StreamAt(expected)).await
+        let parts: Vec<Part> = changes.iter().map(|change| part(&bucket, &change.key, change.value.clone(), None)).collect();
+        batch::commit(&self.connection, &subject::bucket_stream(&bucket), &parts, Some(expected)).await
     }
 
     /// The plan with every host's part of it.
@@ -166,10 +166,10 @@ impl Lattice {
     pub async fn commit_plan(&self, plan: &Plan, head_revision: Revision) -> Result<Revision, CommitError> {
         let bucket = subject::plan_bucket(&self.name);
         let assignments =
-            plan.changed.iter().map(|(host, assignment)| part(&bucket, &subject::assignment_key(host), Some(wire::encode(assignment))));
-        let head = part(&bucket, subject::PLAN_HEAD_KEY, Some(wire::encode(&plan.head)));
+            plan.changed.iter().map(|(host, assignment)| part(&bucket, &subject::assignment_key(host), Some(wire::encode(assignment)), None));
+        let head = part(&bucket, subject::PLAN_HEAD_KEY, Some(wire::encode(&plan.head)), Some(head_revision));
         let parts: Vec<Part> = assignments.chain([head]).collect();
-        batch::commit(&self.connection, &subject::bucket_stream(&bucket), &parts, Condition::LastPartAt(head_revision)).await
+        batch::commit(&self.connection, &subject::bucket_stream(&bucket), &parts, None).await
     }
 
     /// Asks one host. Reading only: changes go through desired state.
@@ -302,9 +302,9 @@ impl Lattice {
     }
 }
 
-fn part(bucket: &str, key: &str, value: Option<Vec<u8>>) -> Part {
+fn part(bucket: &str, key: &str, value: Option<Vec<u8>>, expected: Option<Revision>) -> Part {
     let headers = if value.is_some() { HeaderMap::new() } else { bucket::deletion() };
-    Part { subject: subject::bucket_key(bucket, key), headers, payload: value.unwrap_or_default().into() }
+    Part { subject: subject::bucket_key(bucket, key), headers, payload: value.unwrap_or_default().into(), expected }
 }
 
 /// The host that an answer is from, if it is a report.

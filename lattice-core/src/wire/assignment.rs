@@ -66,11 +66,13 @@ pub enum ProviderKind {
     MessagingNats,
     /// HTTP server.
     HttpServer,
+    /// The control plane's buckets, for system actors.
+    Store,
 }
 
 impl ProviderKind {
     /// All kinds.
-    pub const ALL: [Self; 4] = [Self::KvMemory, Self::KvNats, Self::MessagingNats, Self::HttpServer];
+    pub const ALL: [Self; 5] = [Self::KvMemory, Self::KvNats, Self::MessagingNats, Self::HttpServer, Self::Store];
 
     /// The name in `builtin://<name>`.
     pub fn as_str(self) -> &'static str {
@@ -79,6 +81,7 @@ impl ProviderKind {
             Self::KvNats => "kv-nats",
             Self::MessagingNats => "messaging-nats",
             Self::HttpServer => "http-server",
+            Self::Store => "store",
         }
     }
 
@@ -88,6 +91,7 @@ impl ProviderKind {
             Self::KvMemory | Self::KvNats => Contract::KeyValue,
             Self::MessagingNats => Contract::Messaging,
             Self::HttpServer => Contract::HttpServer,
+            Self::Store => Contract::Store,
         }
     }
 }

@@ -1,12 +1,13 @@
 //! Requests that only read, and calls to actors.
 //!
 //! `ping` and `inventory` have no body and are answered with a [`super::report::HostReport`]; `logs` takes [`LogQuery`] and
-//! is answered with [`LogPage`]. A call carries the payload as it is and its parameters in headers.
+//! is answered with [`LogPage`]; `report` has no body and no answer but a heartbeat. A [`Probe`] asks all hosts to measure
+//! round trips, which they do by requests without a body that are answered with [`Echo`]. A call carries the payload as it is and its parameters in headers.
 
 use serde::{Deserialize, Serialize};
 
 use crate::error::Problem;
-use crate::id::{ActorId, HostName};
+use crate::id::{ActorId, HostId, HostName, Region};
 
 /// Header of a call: subject that the actor shall see; without it, the call's own.
 pub const CALL_SUBJECT_HEADER: &str = "lattice-subject";
@@ -20,6 +21,23 @@ pub const CALL_OK: &str = "ok";
 pub const CALL_ERROR: &str = "error";
 /// Names of the one operation that can be called.
 pub const CALL_OPERATIONS: [&str; 3] = ["HandleMessage", "handle-message", "wasmcloud:messaging/handler.handle-message"];
+
+/// Most regions in one [`Probe`]; a host measures no more.
+pub const MAX_PROBE_REGIONS: usize = 64;
+
+/// Which regions every host shall measure its round trip to.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Probe {
+    /// The regions, at most [`MAX_PROBE_REGIONS`]; what is above is left out.
+    pub regions: Vec<Region>,
+}
+
+/// Answer to a measurement.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Echo {
+    /// The host that answers: whoever asked may have got an answer from itself.
+    pub host: HostId,
+}
 
 /// Body of a failed call's answer.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

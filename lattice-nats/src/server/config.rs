@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 
 use lattice_core::id::LatticeName;
-use lattice_core::subject::{self, SubjectPattern};
+use lattice_core::subject::{self, SubjectPattern, Verb};
 
 use super::keys::Users;
 use super::{Files, ServerError};
@@ -39,7 +39,8 @@ pub enum Durability {
     Fsync,
 }
 
-/// Who may do what. The user `operator` may do everything in the lattice's account, the user `node` what a host needs.
+/// Who may do what. The user `operator` may do everything in the lattice's account, the user `node` what a host needs, the
+/// user `control` what a host needs that runs the scheduler.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct UserPolicy {
     /// The lattice whose hosts the user `node` is for.
@@ -124,7 +125,8 @@ accounts {{
     imports: [ {{ stream: {{ account: {SYSTEM_ACCOUNT}, subject: "{disconnects}" }} }} ]
     users: [
       {{ nkey: {operator} }}
-      {{ nkey: {node}, permissions: {permissions} }}
+      {{ nkey: {node}, permissions: {node_permissions} }}
+      {{ nkey: {control}, permissions: {control_permissions} }}
     ]
   }}
 }}
@@ -138,13 +140,24 @@ accounts {{
         max_memory = config.max_memory_bytes,
         operator = users.operator,
         node = users.node,
-        permissions = node_permissions(&config.users, &disconnects),
+        node_permissions = permissions(&config.users, &disconnects, Trust::Node),
+        control = users.control,
+        control_permissions = permissions(&config.users, &disconnects, Trust::Control),
     ))
 }
 
-/// What a host needs and no more: a captured one can lie about itself, but neither change what others run nor wipe a
+/// What a host is trusted with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Trust {
+    /// Its own work.
+    Node,
+    /// The scheduler, too, which writes the plan.
+    Control,
+}
+
+/// What a host needs and no more: a captured node can lie about itself, but neither change what others run nor wipe a
 /// stream. (It may read and write users' buckets and `edge.>`, which its actors need.)
-fn node_permissions(policy: &UserPolicy, disconnects: &str) -> String {
+fn permissions(policy: &UserPolicy, disconnects: &str, trust: Trust) -> String {
     let lattice = &policy.lattice;
     let extra = || policy.node_subjects.iter().map(|pattern| pattern.as_str().to_owned());
     let edge = subject::EDGE_STREAM;
@@ -163,24 +176,33 @@ fn node_permissions(policy: &UserPolicy, disconnects: &str) -> String {
         "$JS.API.CONSUMER.CREATE.>",
         "$JS.API.CONSUMER.DELETE.*.*",
     ]);
-    publish.extend([format!("lat.{lattice}.hb.>"), format!("lat.{lattice}.evt.>")]);
+    publish.extend([format!("lat.{lattice}.hb.>"), format!("lat.{lattice}.evt.>"), subject::round_trips(lattice)]);
     publish.extend(extra());
-    let denied = [
+    let mut denied = vec![
         subject::bucket_key(&subject::desired_bucket(lattice), ">"),
-        subject::bucket_key(&subject::plan_bucket(lattice), ">"),
         // The durable consumers of the public stream are the operator's.
         format!("$JS.API.CONSUMER.CREATE.{edge}"),
         format!("$JS.API.CONSUMER.CREATE.{edge}.>"),
         format!("$JS.API.CONSUMER.DELETE.{edge}.*"),
     ];
+    let mut not_heard = Vec::new();
+    match trust {
+        Trust::Node => {
+            denied.push(subject::bucket_key(&subject::plan_bucket(lattice), ">"));
+            // Nobody else shall answer for the scheduler.
+            not_heard.push(subject::scheduler(lattice, ">"));
+        }
+        Trust::Control => publish.extend([subject::probe(lattice), subject::request_all(lattice, Verb::Report)]),
+    }
     let mut subscribe = texts(["edge.>", "cloud.cmd.>", "_INBOX.>", disconnects]);
     subscribe.push(format!("lat.{lattice}.>"));
     subscribe.extend(extra());
     format!(
-        "{{ publish: {{ allow: {}, deny: {} }}, subscribe: {{ allow: {} }}, allow_responses: {{ max: 1, expires: \"{MAX_RESPONSE_TIME}\" }} }}",
+        "{{ publish: {{ allow: {}, deny: {} }}, subscribe: {{ allow: {}, deny: {} }}, allow_responses: {{ max: 1, expires: \"{MAX_RESPONSE_TIME}\" }} }}",
         list(&publish),
         list(&denied),
         list(&subscribe),
+        list(&not_heard),
     )
 }
 

@@ -1,4 +1,4 @@
-//! The two users of a server that we start: nkey seeds in files of mode 0600, kept from start to start.
+//! The three users of a server that we start: nkey seeds in files of mode 0600, kept from start to start.
 
 use std::fs::File;
 use std::io::Read as _;
@@ -18,14 +18,17 @@ pub(super) struct Users {
     pub(super) operator: String,
     /// May do what a host needs.
     pub(super) node: String,
+    /// May do what a host needs that runs lattice's own actors.
+    pub(super) control: String,
 }
 
 impl Users {
-    /// Reads `creds/operator.nk` and `creds/node.nk`, making what is missing.
+    /// Reads `creds/operator.nk`, `creds/node.nk` and `creds/control.nk`, making what is missing.
     pub(super) fn load_or_create(data_dir: &Path) -> Result<Self, ServerError> {
         let folder = data_dir.join(FOLDER);
         make_private_folder(&folder)?;
-        Ok(Self { operator: public_key(&folder.join("operator.nk"))?, node: public_key(&folder.join("node.nk"))? })
+        let user = |name: &str| public_key(&folder.join(name));
+        Ok(Self { operator: user("operator.nk")?, node: user("node.nk")?, control: user("control.nk")? })
     }
 }
 
@@ -61,9 +64,9 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let first = Users::load_or_create(folder.path()).unwrap();
         let second = Users::load_or_create(folder.path()).unwrap();
-        assert_eq!((&first.operator, &first.node), (&second.operator, &second.node));
-        assert_ne!(first.operator, first.node);
-        for name in ["operator.nk", "node.nk"] {
+        assert_eq!((&first.operator, &first.node, &first.control), (&second.operator, &second.node, &second.control));
+        assert!(first.operator != first.node && first.operator != first.control && first.node != first.control);
+        for name in ["operator.nk", "node.nk", "control.nk"] {
             let mode = std::fs::metadata(folder.path().join("creds").join(name)).unwrap().permissions().mode();
             assert_eq!(mode & 0o777, 0o600);
         }

@@ -12,5 +12,6 @@ pub mod error;
 pub mod http_server;
 pub mod keyvalue;
 pub mod messaging;
+pub mod store;
 
 pub use error::{CallError, ProviderError};
