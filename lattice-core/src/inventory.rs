@@ -122,7 +122,6 @@ pub(crate) mod tests {
             uptime_seconds: 1,
             profile: Profile::default(),
             applied_generation: Generation(0),
-            rtt_us: BTreeMap::new(),
             error_count: 0,
             rtt_us: BTreeMap::new(),
             components: BTreeMap::new(),

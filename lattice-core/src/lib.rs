@@ -24,6 +24,5 @@ pub mod plan;
 pub mod sensor;
 pub mod subject;
 pub mod system;
-pub mod system;
 pub mod timing;
 pub mod wire;

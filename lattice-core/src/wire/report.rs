@@ -35,13 +35,11 @@ pub struct HostReport {
     pub profile: Profile,
     /// The newest assignment that was worked through; 0 if none.
     pub applied_generation: Generation,
-    /// Median round trip to a peer of each region in microseconds; a region that was not measured is missing.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    pub rtt_us: BTreeMap<Region, u32>,
     /// Host-level errors (disk, NATS, provider) in the last 60 s.
     #[serde(default)]
     pub error_count: u32,
-    /// Round trip to a peer of each region, in microseconds, as measured lately.
+    /// Median round trip to a peer of each region in microseconds, as measured lately; a region that was not measured is
+    /// missing.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub rtt_us: BTreeMap<Region, u32>,
     /// Actors.
@@ -102,12 +100,6 @@ pub struct ComponentReport {
     /// Messages and requests that failed, of any cause.
     #[serde(default)]
     pub failed: u64,
-    /// CPU time that the guest code of all instances used lately, in thousandths of a core.
-    #[serde(default)]
-    pub cpu_used: u32,
-    /// Largest linear memory that one instance had since the host started, in MiB, rounded up.
-    #[serde(default)]
-    pub memory_peak_mb: u32,
     /// CPU time of its own code over the last reporting window, in thousandths of a core.
     #[serde(default)]
     pub cpu_used: u32,
