@@ -43,9 +43,15 @@ pub struct Args {
     /// Largest memory of one instance of an actor, in MiB [default: 256].
     #[arg(long, value_name = "MIB", value_parser = clap::value_parser!(u32).range(1..=4096))]
     pub actor_memory_mb: Option<u32>,
-    /// Memory of all actors together, in MiB [default: half of the machine's].
+    /// Memory of all actors together, in MiB [default: what the host offers if that was given, else half of the machine's].
     #[arg(long, value_name = "MIB", value_parser = clap::value_parser!(u32).range(1..))]
     pub host_memory_mb: Option<u32>,
+    /// CPU that this host offers, in thousandths of a core [default: all that the machine has].
+    #[arg(long, env = "LATTICE_CPU_CAPACITY", value_name = "THOUSANDTHS", value_parser = clap::value_parser!(u32).range(1..))]
+    pub cpu_capacity: Option<u32>,
+    /// Memory that this host offers, in MiB [default: all that the machine has].
+    #[arg(long, env = "LATTICE_MEMORY_CAPACITY", value_name = "MIB", value_parser = clap::value_parser!(u32).range(1..))]
+    pub memory_capacity: Option<u32>,
     /// How long work may finish when the host stops, in seconds [default: 10].
     #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u32).range(0..=3600))]
     pub drain_seconds: Option<u32>,

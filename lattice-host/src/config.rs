@@ -63,6 +63,12 @@ pub struct Saved {
     pub actor_memory_mb: Option<u32>,
     /// Memory of all actors in MiB.
     pub host_memory_mb: Option<u32>,
+    /// CPU to offer in thousandths of a core.
+    #[serde(default)]
+    pub cpu_capacity: Option<u32>,
+    /// Memory to offer in MiB.
+    #[serde(default)]
+    pub memory_capacity: Option<u32>,
     /// Patience while draining in seconds.
     pub drain_seconds: Option<u32>,
 }
@@ -92,6 +98,10 @@ pub struct Config {
     pub actor_memory_mb: u32,
     /// Memory of all actors in MiB.
     pub host_memory_mb: u32,
+    /// CPU to offer in thousandths of a core, if not all of the machine's.
+    pub cpu_capacity: Option<u32>,
+    /// Memory to offer in MiB, if not all of the machine's.
+    pub memory_capacity: Option<u32>,
     /// Patience with work that runs when the host stops.
     pub drain: Duration,
 }
@@ -176,6 +186,8 @@ impl Saved {
         self.max_instances = args.max_instances.or(self.max_instances);
         self.actor_memory_mb = args.actor_memory_mb.or(self.actor_memory_mb);
         self.host_memory_mb = args.host_memory_mb.or(self.host_memory_mb);
+        self.cpu_capacity = args.cpu_capacity.or(self.cpu_capacity);
+        self.memory_capacity = args.memory_capacity.or(self.memory_capacity);
         self.drain_seconds = args.drain_seconds.or(self.drain_seconds);
         Ok(self)
     }
@@ -224,7 +236,9 @@ impl Config {
             admin: saved.admin,
             max_instances: saved.max_instances.unwrap_or(DEFAULT_MAX_INSTANCES),
             actor_memory_mb: saved.actor_memory_mb.unwrap_or(DEFAULT_ACTOR_MEMORY_MB),
-            host_memory_mb: saved.host_memory_mb.unwrap_or_else(half_of_machine),
+            host_memory_mb: saved.host_memory_mb.or(saved.memory_capacity).unwrap_or_else(half_of_machine),
+            cpu_capacity: saved.cpu_capacity,
+            memory_capacity: saved.memory_capacity,
             drain: saved.drain_seconds.map_or(DRAIN_DEADLINE, |seconds| Duration::from_secs(u64::from(seconds))),
         })
     }
@@ -296,6 +310,9 @@ mod tests {
         let again = config(first.clone(), "").unwrap();
         assert_eq!((again.name.as_str(), again.region.as_str(), again.nats_url.as_str()), ("NEDGE01", "eu", "nats://a:1"));
         assert!(again.admin.is_some());
+        let sized = first.clone().overridden(&args("--cpu-capacity 500 --memory-capacity 96")).unwrap();
+        let sized = config(sized, "").unwrap();
+        assert_eq!((sized.cpu_capacity, sized.memory_capacity, sized.host_memory_mb), (Some(500), Some(96), 96));
         let changed = config(first, "--nats-host nats://b:2 --label region=us --admin off").unwrap();
         assert_eq!((changed.region.as_str(), changed.nats_url.as_str(), changed.admin), ("us", "nats://b:2", None));
         assert_eq!(changed.labels.get("tier").map(String::as_str), Some("edge"));

@@ -3,7 +3,8 @@
 //! * [`core`]: at most once (`core` and `broadcast` links). A bounded queue; what does not fit is dropped and counted.
 //! * [`durable`]: at least once (`jetstream` links). Never more pulled than can start; every message is settled.
 //!
-//! **Invariants.** A subject of the control plane never reaches an actor, however wide its subscription was forced. An
+//! **Invariants.** A subject of the control plane never reaches an actor, however wide its subscription was forced, unless
+//! the link is a system actor's. An
 //! inlet that is stopped takes nothing new, finishes what runs, and leaves what it did not start to others.
 
 pub(crate) mod core;
@@ -15,7 +16,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use lattice_core::id::ActorId;
-use lattice_core::subject;
+use lattice_core::link::MessagingSettings;
 use provider_api::messaging::{Inbox, Message, Messaging, Subscription};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -65,14 +66,26 @@ impl Target {
 pub(crate) struct Source {
     pub(crate) backend: Arc<dyn Messaging>,
     pub(crate) subscription: Subscription,
+    settings: MessagingSettings,
     pub(crate) status: InletStatus,
     pub(crate) stop: CancellationToken,
     backoff: Backoff,
 }
 
 impl Source {
-    pub(crate) fn new(backend: Arc<dyn Messaging>, subscription: Subscription, status: InletStatus, stop: CancellationToken) -> Self {
-        Self { backend, subscription, status, stop, backoff: Backoff::new(RESUBSCRIBE.0, RESUBSCRIBE.1) }
+    pub(crate) fn new(
+        backend: Arc<dyn Messaging>,
+        subscription: Subscription,
+        settings: MessagingSettings,
+        status: InletStatus,
+        stop: CancellationToken,
+    ) -> Self {
+        Self { backend, subscription, settings, status, stop, backoff: Backoff::new(RESUBSCRIBE.0, RESUBSCRIBE.1) }
+    }
+
+    /// Whether the actor may see a message on `subject`.
+    fn may_see(&self, subject: &str) -> bool {
+        self.settings.may_see(subject)
     }
 
     /// The subscription; `None` once it is to stop. Trouble is shown with the link until it works.
@@ -101,9 +114,4 @@ impl Source {
             () = self.stop.cancelled() => {}
         }
     }
-}
-
-/// Whether an actor may see a message on `subject`.
-fn may_see(subject: &str) -> bool {
-    !subject::is_reserved(subject)
 }

@@ -309,7 +309,7 @@ impl Keeper {
     ) {
         let subscription = subscription(self.around.lattice.name(), &self.id, link, settings.delivery, pattern);
         let status = self.inlet_status(inlet, link_name(link, Some(pattern)));
-        let source = Source::new(backend.clone(), subscription, status, inlet.stop.clone());
+        let source = Source::new(backend.clone(), subscription, settings.clone(), status, inlet.stop.clone());
         let target = self.target(current);
         match settings.delivery {
             Delivery::Core => inlet.tasks.spawn(delivery::core::run(source, target, true)),
@@ -348,7 +348,7 @@ impl Keeper {
             let stats = actor.stats();
             status.send_modify(|status| {
                 status.actors.remove(&number);
-                status.past = (status.past.0.saturating_add(stats.handled), status.past.1.saturating_add(stats.failed));
+                status.past.add(&stats);
             });
         });
     }
@@ -397,6 +397,7 @@ async fn bind(spec: &LinkAssignment, instance: &Instance) -> Result<Bound, Strin
             Backend::Messaging(backend)
         }
         (KindSettings::HttpServer(_), Instance::HttpServer(_)) => Backend::HttpServer,
+        (KindSettings::Store(_), Instance::Store(store)) => Backend::Store(store.clone()),
         _ => return Err(format!("provider {} does not serve {}", spec.provider, spec.contract)),
     };
     Ok(Bound { link: BoundLink { spec: spec.clone(), backend }, instance: instance.clone(), bucket, server })

@@ -39,5 +39,7 @@ mod reason;
 mod recorder;
 mod reporter;
 mod requests;
+mod round_trip;
 mod status;
 mod sync;
+mod system_store;

@@ -45,6 +45,7 @@ use crate::reason;
 use crate::recorder::{self, Origin, Recorder};
 use crate::reporter::{self, Reporter};
 use crate::requests;
+use crate::round_trip;
 use crate::runtime::{CompileLimits, Runtime, RuntimeConfig};
 use crate::store;
 use crate::sync;
@@ -127,11 +128,13 @@ impl Node {
         tokio::spawn(signals.watch(events.clone()));
         tokio::spawn(sync::run(lattice.clone(), origin.host.clone(), events.clone()).inspect(log_end("plan")));
         tokio::spawn(requests::run(lattice.clone(), origin.host.clone(), config.name.clone(), logs, events).inspect(log_end("requests")));
+        let (measured, round_trips) = watch::channel(BTreeMap::new());
+        tokio::spawn(round_trip::run(lattice.clone(), origin.clone(), measured).inspect(log_end("round trips")));
 
         recorder.record(EventKind::Hello, format!("host {} joins", config.name), BTreeMap::new());
         let agent = Agent::new(origin.host.clone(), origin.incarnation.clone());
         let outlets = Outlets { recorder: recorder.clone(), metrics, health, report, keep };
-        let last = EventLoop::new(agent, executor, Reporter::new(origin.clone(), config), outlets, kept).run(inbox).await;
+        let last = EventLoop::new(agent, executor, Reporter::new(origin.clone(), config, round_trips), outlets, kept).run(inbox).await;
 
         recorder.record(EventKind::Bye, format!("host {} leaves", origin.name), BTreeMap::new());
         leaving.cancel();

@@ -44,8 +44,10 @@ pub(crate) struct Sampler {
 }
 
 impl Sampler {
-    pub(crate) fn new() -> Self {
-        let size = Profile { cpu_capacity: cpu_capacity(), memory_mb: memory_mb(), cpu_used: 0, memory_used_mb: 0 };
+    /// `cpu` and `memory` are what the host offers, if that is not what the machine has.
+    pub(crate) fn new(cpu: Option<u32>, memory: Option<u32>) -> Self {
+        let (cpu_capacity, memory_mb) = (cpu.unwrap_or_else(cpu_capacity), memory.unwrap_or_else(memory_mb));
+        let size = Profile { cpu_capacity, memory_mb, cpu_used: 0, memory_used_mb: 0 };
         Self { size, process: Process::myself().ok(), cpu: None, cpu_used: 0, pss: None }
     }
 
@@ -103,7 +105,7 @@ mod tests {
 
     #[test]
     fn this_machine_has_a_size_and_this_process_uses_some() {
-        let mut sampler = Sampler::new();
+        let mut sampler = Sampler::new(None, None);
         let start = Instant::now();
         let first = sampler.sample(start);
         assert!(first.cpu_capacity >= 1000 && first.memory_mb > 0 && first.memory_used_mb > 0, "{first:?}");
@@ -112,6 +114,8 @@ mod tests {
             sum = sum.wrapping_add(1);
         }
         assert!(sum > 0);
+        let small = Sampler::new(Some(250), Some(64)).sample(start);
+        assert_eq!((small.cpu_capacity, small.memory_mb), (250, 64));
         // As if a second had passed: some ten milliseconds of it were work.
         let later = sampler.sample(start + Duration::from_secs(1));
         assert!((10..=4000).contains(&later.cpu_used), "{later:?}");

@@ -11,11 +11,14 @@ use lattice_nats::{ConnectOptions, Connection};
 use provider_api::ProviderError;
 use provider_api::http_server::HttpServer;
 use provider_api::keyvalue::KeyValue;
+use provider_api::store::Store;
 use provider_http_server::HyperServer;
 use provider_kv_memory::KvMemory;
 use provider_kv_nats::KvNats;
 use provider_messaging_nats::MessagingNats;
 use tokio::sync::Mutex;
+
+use crate::system_store::NatsStore;
 
 /// A provider that runs. Clones are the same provider.
 #[derive(Clone)]
@@ -23,6 +26,7 @@ pub(crate) enum Instance {
     KeyValue(Arc<dyn KeyValue>),
     Messaging(Arc<MessagingPool>),
     HttpServer(Arc<dyn HttpServer>),
+    Store(Arc<dyn Store>),
 }
 
 impl Instance {
@@ -32,7 +36,8 @@ impl Instance {
             (Self::KeyValue(a), Self::KeyValue(b)) => Arc::ptr_eq(a, b),
             (Self::Messaging(a), Self::Messaging(b)) => Arc::ptr_eq(a, b),
             (Self::HttpServer(a), Self::HttpServer(b)) => Arc::ptr_eq(a, b),
-            (Self::KeyValue(_) | Self::Messaging(_) | Self::HttpServer(_), _) => false,
+            (Self::Store(a), Self::Store(b)) => Arc::ptr_eq(a, b),
+            (Self::KeyValue(_) | Self::Messaging(_) | Self::HttpServer(_) | Self::Store(_), _) => false,
         }
     }
 }
@@ -59,7 +64,7 @@ impl Providers {
         self.running.remove(id);
         let known: &[&str] = match spec.kind {
             ProviderKind::MessagingNats => &[CREDS, TLS_CA],
-            ProviderKind::KvMemory | ProviderKind::KvNats | ProviderKind::HttpServer => &[],
+            ProviderKind::KvMemory | ProviderKind::KvNats | ProviderKind::HttpServer | ProviderKind::Store => &[],
         };
         if let Some(unknown) = spec.config.keys().find(|name| !known.contains(&name.as_str())) {
             return Err(ProviderError::setting(unknown, format!("a {} provider has no such setting", spec.kind.as_str())));
@@ -71,6 +76,7 @@ impl Providers {
                 Instance::Messaging(Arc::new(MessagingPool::new(self.connection.clone(), &self.host, &spec.config)))
             }
             ProviderKind::HttpServer => Instance::HttpServer(self.http.clone()),
+            ProviderKind::Store => Instance::Store(Arc::new(NatsStore::new(self.connection.clone()))),
         };
         self.running.insert(id.clone(), instance);
         Ok(())

@@ -1,4 +1,4 @@
-//! Answers the requests that only read: `ping`, `inventory`, `logs`. Everything else goes through desired state.
+//! Answers the requests that only read: `ping`, `inventory`, `logs`; `report` is answered by a heartbeat. Everything else goes through desired state.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -27,13 +27,23 @@ pub(crate) async fn run(
     let [own, everybody] = subject::requests_for(lattice.name(), &host);
     let mut requests = futures::stream::select(lattice.subscribe(own).await?, lattice.subscribe(everybody).await?);
     while let Some(request) = requests.next().await {
-        let (Some(verb), Some(reply)) = (Verb::of_subject(&request.subject), request.reply) else { continue };
+        let (verb, reply) = match (Verb::of_subject(&request.subject), request.reply) {
+            (Some(Verb::Report), _) => {
+                if events.send(Event::Changed).await.is_err() {
+                    return Ok(());
+                }
+                continue;
+            }
+            (Some(verb), Some(reply)) => (verb, reply),
+            (Some(_) | None, _) => continue,
+        };
         let answer = match verb {
             Verb::Ping => report(&events)
                 .await
                 .map(|report| wire::encode(&HostReport { components: BTreeMap::new(), providers: BTreeMap::new(), ..report })),
             Verb::Inventory => report(&events).await.map(|report| wire::encode(&report)),
             Verb::Logs => Some(wire::encode(&logs.page(&name, &log_query(&request.payload)))),
+            Verb::Report => continue,
         };
         let Some(answer) = answer else { return Ok(()) };
         if let Err(error) = lattice.connection().client().publish(reply, answer.into()).await {

@@ -6,15 +6,15 @@ use std::sync::Arc;
 use tokio::sync::{mpsc, watch};
 
 use crate::event_loop::Event;
-use crate::runtime::Actor;
+use crate::runtime::{Actor, ActorStats, CpuTime};
 
 /// How an actor stands here.
 #[derive(Clone, Default)]
 pub(crate) struct Status {
     /// Those that only finish work, then the one that takes some.
     pub(crate) actors: BTreeMap<u64, Actor>,
-    /// Counts of those that are gone: handled, failed.
-    pub(crate) past: (u64, u64),
+    /// What those did that are gone.
+    pub(crate) past: Past,
     /// Number of the newest order that was worked through.
     pub(crate) obeyed: u64,
     /// Number of the last inlet that was made.
@@ -25,6 +25,22 @@ pub(crate) struct Status {
     troubles: BTreeMap<u64, (String, String)>,
 }
 
+/// What actors did that are gone.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Past {
+    handled: u64,
+    failed: u64,
+    cpu: CpuTime,
+}
+
+impl Past {
+    pub(crate) fn add(&mut self, stats: &ActorStats) {
+        self.handled = self.handled.saturating_add(stats.handled);
+        self.failed = self.failed.saturating_add(stats.failed);
+        self.cpu = self.cpu.plus(stats.cpu);
+    }
+}
+
 impl Status {
     /// Whether everything is as order `ordered` wants it, or it is known why not.
     pub(crate) fn is_settled(&self, ordered: u64) -> bool {
@@ -33,9 +49,24 @@ impl Status {
 
     /// Calls that succeeded and failed since the host started.
     pub(crate) fn counts(&self) -> (u64, u64) {
-        self.actors.values().fold(self.past, |(handled, failed), actor| {
-            let stats = actor.stats();
-            (handled.saturating_add(stats.handled), failed.saturating_add(stats.failed))
+        let all = self.all();
+        (all.handled, all.failed)
+    }
+
+    /// CPU time of the actor's own code since the host started.
+    pub(crate) fn cpu(&self) -> CpuTime {
+        self.all().cpu
+    }
+
+    /// Largest linear memory of one instance of the code that runs, in bytes.
+    pub(crate) fn memory_peak_bytes(&self) -> u64 {
+        self.actors.values().map(|actor| actor.stats().memory_peak_bytes).max().unwrap_or(0)
+    }
+
+    fn all(&self) -> Past {
+        self.actors.values().fold(self.past, |mut all, actor| {
+            all.add(&actor.stats());
+            all
         })
     }
 

@@ -177,8 +177,15 @@ impl Lattice {
     /// # Errors
     /// [`AskError::Nobody`] at once if the host is not connected.
     pub async fn ask(&self, host: &HostId, verb: Verb, body: Bytes, timeout: Duration) -> Result<Bytes, AskError> {
+        self.request(subject::request(&self.name, host, verb), body, timeout).await
+    }
+
+    /// Asks whoever listens on `subject`.
+    ///
+    /// # Errors
+    /// [`AskError::Nobody`] at once if nobody does.
+    pub async fn request(&self, subject: String, body: Bytes, timeout: Duration) -> Result<Bytes, AskError> {
         use async_nats::client::RequestErrorKind as Kind;
-        let subject = subject::request(&self.name, host, verb);
         let request = Request::new().payload(body).timeout(Some(timeout));
         let answer = self.connection.client().send_request(subject.clone(), request).await;
         answer.map(|message| message.payload).map_err(|error| match error.kind() {
@@ -248,6 +255,18 @@ impl Lattice {
     /// [`StoreError::Nats`].
     pub async fn subscribe(&self, subject: String) -> Result<Subscriber, StoreError> {
         let subscribed = self.connection.client().subscribe(subject.clone()).await;
+        let subscriber = subscribed
+            .map_err(|error| StoreError::Nats { doing: format!("subscribing to {subject}"), source: ApiError::Other(error.to_string()) })?;
+        self.connection.settle().await;
+        Ok(subscriber)
+    }
+
+    /// A core subscription in a queue group: one of its members gets each message.
+    ///
+    /// # Errors
+    /// [`StoreError::Nats`].
+    pub async fn subscribe_in(&self, subject: String, queue: String) -> Result<Subscriber, StoreError> {
+        let subscribed = self.connection.client().queue_subscribe(subject.clone(), queue).await;
         let subscriber = subscribed
             .map_err(|error| StoreError::Nats { doing: format!("subscribing to {subject}"), source: ApiError::Other(error.to_string()) })?;
         self.connection.settle().await;

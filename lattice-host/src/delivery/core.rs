@@ -4,7 +4,7 @@ use provider_api::messaging::{Inbox, Message};
 use tokio::task::JoinSet;
 
 use super::queue::Queue;
-use super::{Source, Target, may_see};
+use super::{Source, Target};
 use crate::metrics::Operation;
 use crate::runtime::ReplyRoute;
 
@@ -54,7 +54,7 @@ impl Inlet<'_> {
     }
 
     fn take(&mut self, message: Message) {
-        if may_see(&message.subject) && !self.waiting.push(message) {
+        if self.source.may_see(&message.subject) && !self.waiting.push(message) {
             self.target.metrics.dropped.inc();
         }
     }

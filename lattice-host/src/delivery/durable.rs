@@ -13,7 +13,7 @@ use provider_api::messaging::{Delivery, Inbox, Message, Receipt};
 use tokio::task::JoinSet;
 
 use super::failures::{Failure, Failures};
-use super::{Source, Target, may_see};
+use super::{Source, Target};
 use crate::dead_letter::{DeadLetter, DeadLetters};
 use crate::metrics::Operation;
 use crate::runtime::{InvokeError, ReplyRoute};
@@ -119,7 +119,7 @@ impl Inlet<'_> {
         let known = self.failures.of(held.receipt.sequence()).cloned();
         let verdict = match known {
             _ if draining => Some(Verdict::NotTried("the host is stopping".to_owned())),
-            _ if !may_see(&held.message.subject) => Some(Verdict::Refused),
+            _ if !self.source.may_see(&held.message.subject) => Some(Verdict::Refused),
             Some(failure) if failure.count >= MAX_ANSWERED_FAILURES => Some(Verdict::Failed(failure)),
             Some(_) | None => None,
         };

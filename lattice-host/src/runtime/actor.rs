@@ -25,6 +25,7 @@ use super::links::{BoundLink, Links};
 use super::logs::ActorLog;
 use super::meter::{CpuExhausted, Meter};
 use super::state::{Identity, ReplyRoute, Task};
+use super::usage::CpuTime;
 use super::{MIB, Runtime};
 use crate::capability::messaging::may_reply;
 
@@ -74,6 +75,10 @@ pub struct ActorStats {
     pub running: u64,
     /// Linear memory that its instances hold now, in bytes.
     pub memory_bytes: u64,
+    /// Largest linear memory that one of its instances ever held, in bytes.
+    pub memory_peak_bytes: u64,
+    /// CPU time of its own code.
+    pub cpu: CpuTime,
 }
 
 /// A running actor.
@@ -115,6 +120,7 @@ impl Actor {
             node: shared.config.node_name.to_string(),
             log: ActorLog::new(settings.id.clone(), shared.config.logs.clone()),
             memory: MemoryAccount::of_actor(&shared.memory, memory_limit(&settings)),
+            usage: Arc::default(),
         });
         let permits = Permits::new(settings.instances);
         let blueprint = Blueprint::new(shared, &loaded, identity.clone(), settings, Links::new(links), None);
@@ -221,6 +227,8 @@ impl Actor {
             timed_out: counts.timed_out.load(Ordering::Relaxed),
             running: u64::try_from(self.inner.permits.running.load(Ordering::Relaxed)).unwrap_or(u64::MAX),
             memory_bytes: self.inner.identity.memory.used(),
+            memory_peak_bytes: self.inner.identity.memory.peak(),
+            cpu: self.inner.identity.usage.cpu(),
         }
     }
 

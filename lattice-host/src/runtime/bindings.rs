@@ -8,6 +8,7 @@ pub(crate) mod host {
         imports: {
             "wasi:keyvalue": async | trappable,
             "wasmcloud:messaging": async | trappable,
+            "lattice:actor": async | trappable,
             default: trappable,
         },
         with: {

@@ -26,6 +26,8 @@ use super::{ActorSettings, MIB, Shared};
 
 /// Bytes that one call may hand from the guest to the host.
 const HOSTCALL_BYTES: usize = 8 * 1024 * 1024;
+/// The same for an actor with a store: one commit of a plan.
+const STORE_HOSTCALL_BYTES: usize = 32 * 1024 * 1024;
 /// Component-model handles that one instance may hold.
 const MAX_COMPONENT_HANDLES: usize = 1000;
 /// Ticks after which a running guest is asked to account for its time: the very next one.
@@ -87,7 +89,7 @@ impl Blueprint {
         self.code.as_ref().is_ok_and(|code| match contract {
             Contract::Messaging => code.messaging.is_some(),
             Contract::HttpServer => code.http.is_some(),
-            Contract::KeyValue | Contract::HttpClient => false,
+            Contract::KeyValue | Contract::HttpClient | Contract::Store => false,
         })
     }
 
@@ -100,7 +102,7 @@ impl Blueprint {
     pub(crate) fn task(&self, reply_to: Option<String>, route: ReplyRoute) -> Task {
         Task {
             deadline: Instant::now() + Duration::from_millis(u64::from(self.limits.deadline_ms)),
-            meter: Meter::new(Duration::from_millis(u64::from(self.limits.cpu_ms))),
+            meter: Meter::new(Duration::from_millis(u64::from(self.limits.cpu_ms)), self.identity.usage.clone()),
             reply: None,
             reply_to,
             route,
@@ -146,7 +148,7 @@ impl Instance {
         let state = State::new(blueprint.identity.clone(), blueprint.around.clone(), task, blueprint.largest_memory);
         let mut store = Store::new(&shared.engine, state);
         store.limiter(|state| &mut state.limiter);
-        store.set_hostcall_fuel(HOSTCALL_BYTES);
+        store.set_hostcall_fuel(if blueprint.contracts.contains(&Contract::Store) { STORE_HOSTCALL_BYTES } else { HOSTCALL_BYTES });
         store.set_max_component_handles(MAX_COMPONENT_HANDLES);
         store.epoch_deadline_callback(account);
         store.set_epoch_deadline(EPOCHS_PER_SLICE);

@@ -18,6 +18,8 @@ const INSTANCES_PER_STORE: usize = 50;
 pub(crate) struct MemoryAccount {
     name: &'static str,
     used: AtomicU64,
+    /// The most that one store of this account held at once.
+    peak: AtomicU64,
     limit: AtomicU64,
     parent: Option<Arc<MemoryAccount>>,
 }
@@ -25,17 +27,23 @@ pub(crate) struct MemoryAccount {
 impl MemoryAccount {
     /// The account of the whole host, `limit` in bytes.
     pub(crate) fn of_host(limit: u64) -> Arc<Self> {
-        Arc::new(Self { name: "host", used: AtomicU64::new(0), limit: AtomicU64::new(limit), parent: None })
+        Arc::new(Self { name: "host", used: AtomicU64::new(0), peak: AtomicU64::new(0), limit: AtomicU64::new(limit), parent: None })
     }
 
     /// An actor's account within `host`.
     pub(crate) fn of_actor(host: &Arc<Self>, limit: u64) -> Arc<Self> {
-        Arc::new(Self { name: "actor", used: AtomicU64::new(0), limit: AtomicU64::new(limit), parent: Some(host.clone()) })
+        let (used, peak, limit) = (AtomicU64::new(0), AtomicU64::new(0), AtomicU64::new(limit));
+        Arc::new(Self { name: "actor", used, peak, limit, parent: Some(host.clone()) })
     }
 
     /// Bytes held now.
     pub(crate) fn used(&self) -> u64 {
         self.used.load(Ordering::Relaxed)
+    }
+
+    /// The most that one store held at once, in bytes.
+    pub(crate) fn peak(&self) -> u64 {
+        self.peak.load(Ordering::Relaxed)
     }
 
     /// Changes the limit in bytes; what is held already stays.
@@ -115,6 +123,10 @@ impl ResourceLimiter for Limiter {
         match self.account.take(more) {
             Ok(()) => {
                 self.held = self.held.saturating_add(more);
+                // Mostly it is reached already, and reading is cheaper.
+                if self.held > self.account.peak() {
+                    self.account.peak.fetch_max(self.held, Ordering::Relaxed);
+                }
                 Ok(true)
             }
             Err(exhausted) => {
@@ -164,6 +176,7 @@ mod tests {
         assert!(!third.memory_growing(0, 21, None).unwrap(), "the host's limit counts over its actors");
         assert!(third.refused().unwrap().to_string().contains("limit of the host"));
         assert_eq!((a.used(), b.used(), host.used()), (80, 0, 80));
+        assert_eq!((a.peak(), b.peak()), (50, 0));
         drop(first);
         assert_eq!((a.used(), host.used()), (30, 30));
     }

@@ -10,7 +10,7 @@ use wasmtime::Engine;
 use wasmtime::component::{HasSelf, Linker};
 use wasmtime_wasi_http::{WasiHttp, WasiHttpView as _};
 
-use super::bindings::host::{wasi, wasmcloud};
+use super::bindings::host::{lattice, wasi, wasmcloud};
 use super::state::State;
 use crate::capability::logging;
 
@@ -42,6 +42,7 @@ pub(crate) fn linker(engine: &Engine, contracts: &BTreeSet<Contract>) -> wasmtim
                 wasi::keyvalue::batch::add_to_linker::<_, Own>(l, itself)?;
             }
             Contract::Messaging => wasmcloud::messaging::consumer::add_to_linker::<_, Own>(l, itself)?,
+            Contract::Store => lattice::actor::store::add_to_linker::<_, Own>(l, itself)?,
             // The first is an export of actors. The second has no provider yet, and so nobody can have a link for it.
             Contract::HttpServer | Contract::HttpClient => {}
         }
@@ -60,7 +61,7 @@ mod tests {
 
     /// Functions of the host by the contract whose link brings them; `None`: everybody has them. WASI has the version that
     /// wasmtime defines it with; components may ask for another 0.2.
-    const ENTRIES: [(Option<Contract>, &str, &[&str]); 17] = [
+    const ENTRIES: [(Option<Contract>, &str, &[&str]); 18] = [
         (None, "wasi:cli/environment@0.2.12", &["get-environment", "get-arguments", "initial-cwd"]),
         (None, "wasi:cli/exit@0.2.12", &["exit"]),
         (None, "wasi:clocks/monotonic-clock@0.2.12", &["now", "resolution", "subscribe-instant", "subscribe-duration"]),
@@ -88,6 +89,7 @@ mod tests {
         (Some(Contract::KeyValue), "wasi:keyvalue/atomics@0.2.0-draft", &["increment"]),
         (Some(Contract::KeyValue), "wasi:keyvalue/batch@0.2.0-draft", &["get-many", "set-many", "delete-many"]),
         (Some(Contract::Messaging), "wasmcloud:messaging/consumer@0.2.0", &["request", "publish"]),
+        (Some(Contract::Store), "lattice:actor/store@0.1.0", &["get", "list", "create", "update", "commit", "info"]),
         // Nobody has it, whatever links there are: no provider serves it yet.
         (Some(Contract::HttpClient), "wasi:http/outgoing-handler@0.2.12", &["handle"]),
     ];

@@ -10,11 +10,12 @@ use std::time::Duration;
 
 use lattice_core::contract::Contract;
 use lattice_core::id::LinkName;
-use lattice_core::link::{KindSettings, MessagingSettings};
+use lattice_core::link::{KindSettings, MessagingSettings, StoreBucket};
 use lattice_core::wire::assignment::LinkAssignment;
 use provider_api::CallError;
 use provider_api::keyvalue::Bucket;
 use provider_api::messaging::Messaging;
+use provider_api::store::Store;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -36,6 +37,8 @@ pub enum Backend {
     Messaging(Arc<dyn Messaging>),
     /// A server that calls the actor; the actor calls nothing through it.
     HttpServer,
+    /// The control plane's buckets.
+    Store(Arc<dyn Store>),
 }
 
 impl Backend {
@@ -44,7 +47,8 @@ impl Backend {
             (Self::KeyValue(a), Self::KeyValue(b)) => Arc::ptr_eq(a, b),
             (Self::Messaging(a), Self::Messaging(b)) => Arc::ptr_eq(a, b),
             (Self::HttpServer, Self::HttpServer) => true,
-            (Self::KeyValue(_) | Self::Messaging(_) | Self::HttpServer, _) => false,
+            (Self::Store(a), Self::Store(b)) => Arc::ptr_eq(a, b),
+            (Self::KeyValue(_) | Self::Messaging(_) | Self::HttpServer | Self::Store(_), _) => false,
         }
     }
 }
@@ -176,8 +180,16 @@ impl Links {
         by_name.or_else(|| {
             self.of(Contract::KeyValue).find(|link| match &link.spec.settings.kind {
                 KindSettings::KeyValue(settings) => settings.bucket == identifier,
-                KindSettings::Messaging(_) | KindSettings::HttpServer(_) | KindSettings::HttpClient => false,
+                KindSettings::Messaging(_) | KindSettings::HttpServer(_) | KindSettings::HttpClient | KindSettings::Store(_) => false,
             })
+        })
+    }
+
+    /// The bucket of the control plane that an actor knows as `name`, with the link that gives it.
+    pub(crate) fn store(&self, name: &str) -> Option<(&Arc<Link>, &StoreBucket, &Arc<dyn Store>)> {
+        self.of(Contract::Store).find_map(|link| match (&link.spec.settings.kind, &link.backend) {
+            (KindSettings::Store(settings), Backend::Store(store)) => Some((link, settings.buckets.get(name)?, store)),
+            _ => None,
         })
     }
 

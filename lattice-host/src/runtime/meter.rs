@@ -2,7 +2,8 @@
 //!
 //! A future is measured while it is polled: then the guest runs, or a host function that does not wait. Time between two
 //! polls belongs to whoever the guest waits for and is not counted. A guest that does not give way is interrupted by the
-//! epoch ([`super::engine::Ticker`]) and asks the same meter whether it may go on.
+//! epoch ([`super::engine::Ticker`]) and asks the same meter whether it may go on. What a call cost is added to the actor's
+//! [`Usage`], too.
 
 use std::future::poll_fn;
 use std::pin::pin;
@@ -11,6 +12,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use super::engine::EPOCH_TICK;
+use super::usage::{Reading, Usage};
 
 /// Longest a single poll can have kept the guest running, epochs being what they are. The rest of a longer poll is time in
 /// which the thread did not run, and must not be held against the guest.
@@ -28,6 +30,8 @@ pub(crate) struct Meter {
     spent: AtomicU64,
     /// Start of the current poll in nanoseconds since `born`.
     polled_at: AtomicU64,
+    /// What all calls of the actor cost.
+    usage: Arc<Usage>,
 }
 
 /// What an interrupted guest may do.
@@ -47,8 +51,8 @@ pub(crate) enum Verdict {
 pub(crate) struct CpuExhausted(pub(crate) Duration);
 
 impl Meter {
-    pub(crate) fn new(budget: Duration) -> Arc<Self> {
-        Arc::new(Self { born: Instant::now(), budget, spent: AtomicU64::new(0), polled_at: AtomicU64::new(0) })
+    pub(crate) fn new(budget: Duration, usage: Arc<Usage>) -> Arc<Self> {
+        Arc::new(Self { born: Instant::now(), budget, spent: AtomicU64::new(0), polled_at: AtomicU64::new(0), usage })
     }
 
     pub(crate) fn budget(&self) -> Duration {
@@ -73,30 +77,37 @@ impl Meter {
     }
 
     fn slice(&self) -> Duration {
-        let since = self.now().saturating_sub(self.polled_at.load(Ordering::Relaxed));
-        Duration::from_nanos(since).min(LONGEST_SLICE)
+        self.since_poll().min(LONGEST_SLICE)
+    }
+
+    fn since_poll(&self) -> Duration {
+        Duration::from_nanos(self.now().saturating_sub(self.polled_at.load(Ordering::Relaxed)))
     }
 
     fn now(&self) -> u64 {
         u64::try_from(self.born.elapsed().as_nanos()).unwrap_or(u64::MAX)
     }
 
-    fn poll_begins(&self) {
-        self.polled_at.store(self.now(), Ordering::Relaxed);
+    fn poll_begins(&self) -> Option<Reading> {
+        let now = self.now();
+        self.polled_at.store(now, Ordering::Relaxed);
+        self.usage.reading(self.born, now)
     }
 
-    fn poll_ends(&self) {
-        let slice = u64::try_from(self.slice().as_nanos()).unwrap_or(u64::MAX);
+    fn poll_ends(&self, reading: Option<Reading>) {
+        let wall = self.since_poll();
+        let slice = u64::try_from(wall.min(LONGEST_SLICE).as_nanos()).unwrap_or(u64::MAX);
         self.spent.fetch_add(slice, Ordering::Relaxed);
+        self.usage.add(wall, reading);
     }
 
     /// Runs `future` and counts what it costs.
     pub(crate) async fn measure<F: Future>(&self, future: F) -> F::Output {
         let mut future = pin!(future);
         poll_fn(|context| {
-            self.poll_begins();
+            let reading = self.poll_begins();
             let polled = future.as_mut().poll(context);
-            self.poll_ends();
+            self.poll_ends(reading);
             polled
         })
         .await
@@ -115,26 +126,26 @@ mod tests {
     #[test]
     fn waiting_is_free() {
         let budget = Duration::from_millis(100);
-        let meter = Meter::new(budget);
+        let meter = Meter::new(budget, Arc::default());
         meter.poll_begins();
-        meter.poll_ends();
+        meter.poll_ends(None);
         spin(2 * budget);
         meter.poll_begins();
         // Not `Continue` for certain: a busy machine may hold this thread up right here, for a slice at most.
         assert_ne!(meter.judge(), Verdict::Stop);
-        meter.poll_ends();
+        meter.poll_ends(None);
         assert!(meter.spent() < budget, "{:?}", meter.spent());
     }
 
     #[test]
     fn working_is_not() {
-        let meter = Meter::new(Duration::from_millis(30));
+        let meter = Meter::new(Duration::from_millis(30), Arc::default());
         let mut verdicts = Vec::new();
         while verdicts.last() != Some(&Verdict::Stop) {
             meter.poll_begins();
             spin(EPOCH_TICK);
             verdicts.push(meter.judge());
-            meter.poll_ends();
+            meter.poll_ends(None);
         }
         assert!(verdicts.len() <= 3, "{verdicts:?}");
         assert!(verdicts.iter().rev().skip(1).all(|verdict| *verdict == Verdict::GiveWay));
@@ -142,10 +153,10 @@ mod tests {
 
     #[test]
     fn a_thread_that_did_not_run_costs_the_guest_no_more_than_a_slice() {
-        let meter = Meter::new(Duration::from_secs(1));
+        let meter = Meter::new(Duration::from_secs(1), Arc::default());
         meter.poll_begins();
         spin(3 * LONGEST_SLICE);
-        meter.poll_ends();
+        meter.poll_ends(None);
         assert_eq!(meter.spent(), LONGEST_SLICE);
     }
 }

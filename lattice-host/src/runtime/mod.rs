@@ -29,6 +29,7 @@ pub mod logs;
 mod meter;
 mod serve;
 pub(crate) mod state;
+mod usage;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -51,6 +52,7 @@ pub use limits::Exhausted;
 pub use links::{Backend, BoundLink};
 pub use logs::{LogLevel, LogSink, NoLogs};
 pub use state::ReplyRoute;
+pub use usage::CpuTime;
 
 use cache::Cache;
 use compiler::Compiler;

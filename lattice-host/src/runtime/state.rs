@@ -14,6 +14,7 @@ use super::limits::{Limiter, MemoryAccount};
 use super::links::Links;
 use super::logs::{ActorLog, StdioLog};
 use super::meter::Meter;
+use super::usage::Usage;
 use crate::capability::http::Outgoing;
 
 /// Handles of host objects (streams, buckets, requests) that one instance may hold.
@@ -32,6 +33,7 @@ pub(crate) struct Identity {
     pub(crate) node: String,
     pub(crate) log: Arc<ActorLog>,
     pub(crate) memory: Arc<MemoryAccount>,
+    pub(crate) usage: Arc<Usage>,
 }
 
 /// What an instance reads of its surroundings; replaced when they change.
