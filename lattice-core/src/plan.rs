@@ -1,21 +1,42 @@
 //! The plan: from what should be, what is and the plan before, what each host shall run.
 //!
+//! Actors are planned by priority. What runs stays where it is as long as that is allowed, so that a plan moves as little
+//! as possible; then what is missing is placed, and where there is no room actors of lower priority are displaced. What
+//! cannot be done is a [`Trouble`] of that one actor, never of the plan.
+//!
 //! **Invariants.** The same input gives the same bytes. A plan is immutable; it has a generation and a parent, and its
 //! head may only be written over the parent's. A host whose work did not change keeps its assignment and is not told.
+//! Nothing is moved off a host only because it is silent.
+//!
+//! * [`links`]: links with their values merged and checked
+//! * [`world`]: the hosts while a plan is made
+//! * [`holding`]: what one actor has, may keep and lacks
+//! * [`fill`]: placing what is missing
+//! * [`diff`], [`explain`]: what changes, and why something is where it is
 
-use std::collections::{BTreeMap, BTreeSet};
+mod diff;
+mod explain;
+mod fill;
+mod holding;
+mod links;
+mod world;
+
+use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::contract::Contract;
-use crate::desired::{ComponentSpec, Desired, link_key};
+use crate::desired::Desired;
 use crate::error::{ErrorCode, Problem};
-use crate::id::{ActorId, Digest, Generation, HostId, LinkName, ProviderId, Revision};
+use crate::id::{ActorId, Digest, Generation, HostId, Revision};
 use crate::inventory::Inventory;
-use crate::link::{Delivery, KindSettings, LinkError, LinkSettings, LinkSpec};
-use crate::placement::{self, Candidate};
-use crate::wire::assignment::{Assignment, ComponentAssignment, LinkAssignment, ProviderAssignment};
-use crate::wire::report::HostState;
+use crate::placement::Reject;
+use crate::wire::assignment::Assignment;
+use crate::wire::schedule::{Need, Source};
+pub use diff::{PlannedChange, changes};
+pub use explain::{PlaceError, Site, explain};
+use holding::Holding;
+pub use links::{LinkFault, dangling_links, resolve_link};
+use world::World;
 
 /// How many hosts one commit changes at most; the server takes 1,000 messages in a batch, one of them is the head. What
 /// is left goes with the next generation.
@@ -77,6 +98,14 @@ pub struct Plan {
     pub changed: BTreeMap<HostId, Assignment>,
     /// Whether more hosts change than one commit takes; then plan again after it.
     pub more: bool,
+    /// Why actors are where this plan puts them anew.
+    pub choices: BTreeMap<ActorId, Vec<Choice>>,
+    /// Actors that had to make room.
+    pub displaced: Vec<Displaced>,
+    /// Actors that are not as they should be, also those that were not before.
+    pub troubles: BTreeMap<ActorId, Trouble>,
+    /// Whether something waits for a host to say that it has done its part.
+    pub handing_over: bool,
 }
 
 impl Plan {
@@ -84,244 +113,143 @@ impl Plan {
     pub fn is_empty(&self) -> bool {
         self.changed.is_empty()
     }
-}
 
-/// Why there is no plan.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum PlanError {
-    /// A link's values make no sense.
-    #[error("link {link} of {actor}: {source}")]
-    Link {
-        /// The actor.
-        actor: ActorId,
-        /// The link.
-        link: LinkName,
-        /// What is wrong.
-        source: LinkError,
-    },
-    /// A link names a provider that serves another contract.
-    #[error("link {link} of {actor}: provider `{provider}` is a {kind}, it does not serve {contract}")]
-    WrongProvider {
-        /// The actor.
-        actor: ActorId,
-        /// The link.
-        link: LinkName,
-        /// The provider.
-        provider: ProviderId,
-        /// Its kind.
-        kind: &'static str,
-        /// The link's contract.
-        contract: Contract,
-    },
-    /// Two actors want one port of one host.
-    #[error("port {port} of {host} is taken by {holder}; {second} cannot listen there too")]
-    PortTaken {
-        /// The port.
-        port: u16,
-        /// Name of the host.
-        host: String,
-        /// The actor that has it.
-        holder: ActorId,
-        /// The actor that wants it.
-        second: ActorId,
-    },
-    /// Two durable subscriptions of one actor overlap, so that it would get messages twice.
-    #[error("subscriptions `{first}` and `{second}` of {actor} overlap: it would get messages twice")]
-    Overlap {
-        /// The actor.
-        actor: ActorId,
-        /// One subscription.
-        first: String,
-        /// The other.
-        second: String,
-    },
-    /// No host can take an actor.
-    #[error("actor scale failed: insufficient resources: no host can take {actor}")]
-    NoHost {
-        /// The actor.
-        actor: ActorId,
-        /// Why each host was rejected, by name.
-        rejected: Vec<(String, String)>,
-    },
-}
-
-impl From<PlanError> for Problem {
-    fn from(error: PlanError) -> Self {
-        match &error {
-            PlanError::NoHost { rejected, .. } => {
-                let mut problem = Self::new(ErrorCode::InsufficientResources, error.to_string());
-                problem.causes = rejected.iter().map(|(host, why)| format!("{host}: {why}")).collect();
-                problem.hint(if rejected.is_empty() {
-                    "no host answers: `lattice-ctl get hosts`"
-                } else {
-                    "name a host with --host, or start one"
-                })
-            }
-            PlanError::PortTaken { .. } => Self::new(ErrorCode::Failed, error.to_string()).hint("give the link another --port"),
-            PlanError::Overlap { .. } => Self::new(ErrorCode::Usage, error.to_string()).hint("make the subscriptions disjoint"),
-            PlanError::Link { source, .. } => Self::new(ErrorCode::Usage, error.to_string()).hint(source.hint()),
-            PlanError::WrongProvider { .. } => {
-                Self::new(ErrorCode::Usage, error.to_string()).hint("`lattice-ctl get inventory` lists the providers")
-            }
+    /// The first trouble that `before`, a plan for the state before an edit, does not have: what the edit would break.
+    ///
+    /// # Errors
+    /// That trouble, for the user.
+    pub fn check_against(&self, before: &Self) -> Result<(), Problem> {
+        let worse = |(actor, trouble): &(&ActorId, &Trouble)| match (before.troubles.get(*actor), trouble) {
+            (None, _) => true,
+            (Some(Trouble::Missing { missing: were, .. }), Trouble::Missing { missing, .. }) => missing > were,
+            (Some(known), trouble) => known != *trouble,
+        };
+        match self.troubles.iter().find(worse) {
+            Some((actor, trouble)) => Err(trouble.problem(actor)),
+            None => Ok(()),
         }
     }
 }
 
-/// Makes the plan that follows `parent`.
-///
-/// # Errors
-/// [`PlanError`] if desired state cannot be carried out; then nothing changes.
-pub fn plan(desired: &Desired, desired_rev: Revision, inventory: &Inventory, parent: &PlanState) -> Result<Plan, PlanError> {
-    let hosts: BTreeSet<&HostId> = inventory
-        .hosts
-        .keys()
-        .chain(parent.assignments.keys())
-        .chain(desired.components.values().flat_map(|spec| &spec.hosts))
-        .chain(desired.providers.values().flat_map(|spec| &spec.hosts))
-        .collect();
-    let mut next: BTreeMap<HostId, Assignment> =
-        hosts.iter().map(|host| ((*host).clone(), bare(host, desired, inventory, parent))).collect();
-    for (id, spec) in &desired.providers {
-        let assignment = ProviderAssignment { kind: spec.kind, config: desired.values_of(&spec.config) };
-        for (_, host) in next.iter_mut().filter(|(host, _)| spec.hosts.is_empty() || spec.hosts.contains(*host)) {
-            host.providers.insert(id.clone(), assignment.clone());
+/// Instances that a plan puts on a host, and why there.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Choice {
+    /// The host.
+    pub host: HostId,
+    /// How many more it gets.
+    pub instances: u32,
+    /// Why: `emptiest that fits, score 12.50`.
+    pub reason: String,
+}
+
+/// Instances that made room for an actor of higher priority.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Displaced {
+    /// The actor that makes room.
+    pub actor: ActorId,
+    /// For whom.
+    pub by: ActorId,
+    /// Where.
+    pub host: HostId,
+    /// How many.
+    pub instances: u32,
+}
+
+/// Why an actor is not as it should be.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Trouble {
+    /// Its links make no sense together; it stays as it was.
+    Links(LinkFault),
+    /// Some of its instances have no place.
+    Missing {
+        /// How many.
+        missing: u32,
+        /// What one of them needs.
+        need: Need,
+        /// Why hosts were rejected, by name; the first [`MAX_REJECTIONS`].
+        rejected: Vec<(String, Reject)>,
+    },
+}
+
+/// How many rejected hosts a trouble names.
+pub const MAX_REJECTIONS: usize = 100;
+
+impl Trouble {
+    /// The trouble as the user sees it.
+    pub fn problem(&self, actor: &ActorId) -> Problem {
+        let (missing, need, rejected) = match self {
+            Self::Links(fault) => return Problem::from(fault.clone()),
+            Self::Missing { missing, need, rejected } => (missing, need, rejected),
+        };
+        let port = |(host, reject): &(String, Reject)| match reject {
+            Reject::Port { port, holder } => Some(format!("port {port} of {host} is taken by {holder}; {actor} cannot listen there too")),
+            _ => None,
+        };
+        let ports: Vec<String> = rejected.iter().filter_map(port).collect();
+        if let Some(first) = ports.first().filter(|_| ports.len() == rejected.len()) {
+            return Problem::new(ErrorCode::Failed, first).hint("give the link another --port");
         }
-    }
-    for (id, spec) in &desired.components {
-        place(id, spec, desired, inventory, parent, &mut next)?;
-    }
-    for assignment in next.values() {
-        check_ports(assignment, inventory)?;
-    }
-    Ok(number(next, desired_rev, parent))
-}
-
-fn bare(host: &HostId, desired: &Desired, inventory: &Inventory, parent: &PlanState) -> Assignment {
-    let report = inventory.hosts.get(host);
-    let known_name = || parent.assignments.get(host).and_then(|assignment| assignment.host_name.clone());
-    let stop = desired.nodes.get(host).and_then(|node| node.stop.clone());
-    Assignment {
-        host_name: report.map(|report| report.name.clone()).or_else(known_name),
-        stop: stop.filter(|incarnation| report.is_none_or(|report| report.incarnation == *incarnation)),
-        ..Assignment::empty(host.clone())
-    }
-}
-
-fn place(
-    id: &ActorId,
-    spec: &ComponentSpec,
-    desired: &Desired,
-    inventory: &Inventory,
-    parent: &PlanState,
-    next: &mut BTreeMap<HostId, Assignment>,
-) -> Result<(), PlanError> {
-    let links = resolve_links(id, desired)?;
-    let hosts = if spec.hosts.is_empty() { choose(id, &links, inventory, parent, next)? } else { spec.hosts.clone() };
-    let component = ComponentAssignment {
-        image: spec.image.clone(),
-        digest: spec.digest.clone(),
-        instances: 0,
-        policy: spec.policy,
-        limits: spec.limits,
-        config: desired.config_of(id, spec),
-        links,
-    };
-    for (host, instances) in placement::shares(spec.max, &hosts) {
-        let assignment = next.entry(host.clone()).or_insert_with(|| Assignment::empty(host));
-        assignment.components.insert(id.clone(), ComponentAssignment { instances, ..component.clone() });
-    }
-    Ok(())
-}
-
-fn choose(
-    id: &ActorId,
-    links: &[LinkAssignment],
-    inventory: &Inventory,
-    parent: &PlanState,
-    next: &BTreeMap<HostId, Assignment>,
-) -> Result<BTreeSet<HostId>, PlanError> {
-    let current: BTreeSet<HostId> = parent.shares_of(id).into_keys().collect();
-    let candidates: Vec<(&HostId, String, usize, Option<String>)> = inventory
-        .hosts
-        .values()
-        .map(|report| {
-            let assignment = next.get(&report.id);
-            let runs = |provider: &ProviderId| assignment.is_some_and(|assignment| assignment.providers.contains_key(provider));
-            let missing =
-                links.iter().find(|link| !runs(&link.provider)).map(|link| format!("provider {} does not run there", link.provider));
-            let leaving = report.state == HostState::Draining || assignment.is_some_and(|assignment| assignment.stop.is_some());
-            let refuses = if leaving { Some("it is draining".to_owned()) } else { missing };
-            (&report.id, report.name.to_string(), assignment.map_or(0, |assignment| assignment.components.len()), refuses)
+        let asked = asked(need);
+        let message = format!("actor scale failed: insufficient resources: no host can take {missing} more of {actor}{asked}");
+        let mut problem = Problem::new(ErrorCode::InsufficientResources, message);
+        problem.causes = rejected.iter().map(|(host, why)| format!("{host}: {why}")).collect();
+        problem.hint(if rejected.is_empty() {
+            "no host answers: `lattice-ctl get hosts`".to_owned()
+        } else {
+            format!("ask for less, make room or start a host; `lattice-ctl schedule explain {actor}` shows each host")
         })
-        .collect();
-    let candidates: Vec<Candidate<'_>> = candidates
-        .iter()
-        .map(|(host, name, actors, refuses)| Candidate { host, name, actors: *actors, refuses: refuses.as_deref() })
-        .collect();
-    placement::choose(&current, &candidates).map_err(|rejected| PlanError::NoHost { actor: id.clone(), rejected })
-}
-
-/// The links of an actor with their values merged and checked, in the order of their keys.
-fn resolve_links(actor: &ActorId, desired: &Desired) -> Result<Vec<LinkAssignment>, PlanError> {
-    let links: Vec<LinkAssignment> = desired.links_of(actor).map(|link| resolve_link(link, desired)).collect::<Result<_, _>>()?;
-    check_overlap(actor, &links)?;
-    Ok(links)
-}
-
-/// One link with the values of its named config under its own, checked against the provider that it names.
-///
-/// # Errors
-/// [`PlanError::Link`], [`PlanError::WrongProvider`].
-pub fn resolve_link(link: &LinkSpec, desired: &Desired) -> Result<LinkAssignment, PlanError> {
-    let values = link.merged_values(desired.values_of(&link.config));
-    let settings: LinkSettings =
-        link.settings(&values).map_err(|source| PlanError::Link { actor: link.source.clone(), link: link.name.clone(), source })?;
-    if let Some(provider) = desired.providers.get(&link.target).filter(|provider| provider.kind.contract() != link.contract) {
-        return Err(PlanError::WrongProvider {
-            actor: link.source.clone(),
-            link: link.name.clone(),
-            provider: link.target.clone(),
-            kind: provider.kind.as_str(),
-            contract: link.contract,
-        });
     }
-    Ok(LinkAssignment { name: link.name.clone(), contract: link.contract, provider: link.target.clone(), settings })
 }
 
-fn check_overlap(actor: &ActorId, links: &[LinkAssignment]) -> Result<(), PlanError> {
-    let durable = links.iter().filter_map(|link| match &link.settings.kind {
-        KindSettings::Messaging(messaging) if messaging.delivery == Delivery::Jetstream => Some(&messaging.subscriptions),
-        KindSettings::Messaging(_)
-        | KindSettings::KeyValue(_)
-        | KindSettings::HttpServer(_)
-        | KindSettings::HttpClient
-        | KindSettings::Store(_) => None,
-    });
-    let patterns: Vec<_> = durable.flatten().collect();
-    for (index, first) in patterns.iter().enumerate() {
-        if let Some(second) = patterns.iter().skip(index + 1).find(|second| first.overlaps(second)) {
-            return Err(PlanError::Overlap { actor: actor.clone(), first: first.to_string(), second: second.to_string() });
+/// ` (each needs 500 thousandths of a core, 256 MiB)`, or nothing.
+fn asked(need: &Need) -> String {
+    let from = |source| if source == Source::Measured { " as measured" } else { "" };
+    let cpu = (need.cpu > 0).then(|| format!("{} thousandths of a core{}", need.cpu, from(need.cpu_from)));
+    let memory = (need.memory_mb > 0).then(|| format!("{} MiB{}", need.memory_mb, from(need.memory_from)));
+    let parts: Vec<String> = cpu.into_iter().chain(memory).collect();
+    if parts.is_empty() { String::new() } else { format!(" (each needs {})", parts.join(", ")) }
+}
+
+/// Makes the plan that follows `parent`. It never fails: what cannot be done is in [`Plan::troubles`].
+pub fn plan(desired: &Desired, desired_rev: Revision, inventory: &Inventory, parent: &PlanState) -> Plan {
+    let (world, holdings) = settle(desired, inventory, parent);
+    let mut next = world.bare_assignments();
+    for holding in &holdings {
+        holding.write(&world, parent, &mut next);
+    }
+    let mut plan = number(next, desired_rev, parent);
+    for mut holding in holdings {
+        plan.handing_over |= !holding.retained.is_empty();
+        plan.displaced.append(&mut holding.displaced);
+        if !holding.choices.is_empty() {
+            plan.choices.insert(holding.id.clone(), std::mem::take(&mut holding.choices));
+        }
+        let id = holding.id;
+        if let Some(trouble) = holding.trouble() {
+            plan.troubles.insert(id.clone(), trouble);
         }
     }
-    Ok(())
+    plan
 }
 
-fn check_ports(assignment: &Assignment, inventory: &Inventory) -> Result<(), PlanError> {
-    let mut holders: BTreeMap<u16, &ActorId> = BTreeMap::new();
-    for (actor, component) in &assignment.components {
-        for link in &component.links {
-            let KindSettings::HttpServer(http) = &link.settings.kind else { continue };
-            if let Some(holder) = holders.insert(http.port, actor) {
-                return Err(PlanError::PortTaken {
-                    port: http.port,
-                    host: inventory.name_of(&assignment.host),
-                    holder: holder.clone(),
-                    second: actor.clone(),
-                });
-            }
-        }
+/// Decides for every actor where it is: keeps what may stay, then places what is missing, most important actors first.
+fn settle<'a>(desired: &'a Desired, inventory: &'a Inventory, parent: &'a PlanState) -> (World<'a>, Vec<Holding<'a>>) {
+    let mut world = World::new(desired, inventory, parent);
+    let mut holdings = holding::all(&world);
+    for holding in &holdings {
+        holding.claim_ports(&mut world);
     }
-    Ok(())
+    for holding in &mut holdings {
+        holding.keep(&mut world);
+    }
+    world.promise_kept();
+    for index in 0..holdings.len() {
+        fill::fill(&mut world, &mut holdings, index);
+    }
+    for holding in &mut holdings {
+        holding.retain_until_replaced(&world);
+    }
+    (world, holdings)
 }
 
 /// Gives the changed assignments the next generation and leaves the others as they were.
@@ -341,81 +269,12 @@ fn number(next: BTreeMap<HostId, Assignment>, desired_rev: Revision, parent: &Pl
     let mut work = parent.assignments.clone();
     work.extend(changed.clone());
     let head = Head { generation, parent: parent.generation(), desired_rev, verdict_rev: Revision(0), digest: work_digest(&work) };
-    Plan { head, changed, more }
+    Plan { head, changed, more, choices: BTreeMap::new(), displaced: Vec::new(), troubles: BTreeMap::new(), handing_over: false }
 }
 
 fn work_digest(assignments: &BTreeMap<HostId, Assignment>) -> Digest {
     let work: BTreeMap<&HostId, _> = assignments.iter().map(|(host, a)| (host, (&a.stop, &a.providers, &a.components))).collect();
     Digest::of(&serde_json::to_vec(&work).unwrap_or_default())
-}
-
-/// One line of a plan diff, for people.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize)]
-pub struct PlannedChange {
-    /// Host on which it happens.
-    pub host: HostId,
-    /// `actor`, `provider` or `host`.
-    pub what: &'static str,
-    /// Id of the thing.
-    pub id: String,
-    /// `start`, `stop`, `change`.
-    pub action: &'static str,
-    /// What exactly: `instances 4 → 10, links`.
-    pub detail: String,
-}
-
-/// What `plan` changes on each host, compared with `parent`.
-pub fn changes(parent: &PlanState, plan: &Plan) -> Vec<PlannedChange> {
-    let mut lines = Vec::new();
-    for (host, after) in &plan.changed {
-        let none = Assignment::empty(host.clone());
-        let before = parent.assignments.get(host).unwrap_or(&none);
-        let mut line =
-            |what, id: String, action, detail: String| lines.push(PlannedChange { host: host.clone(), what, id, action, detail });
-        if let (None, Some(_)) = (&before.stop, &after.stop) {
-            line("host", host.to_string(), "stop", "drain, say bye, exit".into());
-        }
-        for (id, action) in keyed_changes(&before.providers, &after.providers) {
-            line("provider", id.to_string(), action, after.providers.get(id).map_or("", |p| p.kind.as_str()).to_owned());
-        }
-        for (id, action) in keyed_changes(&before.components, &after.components) {
-            line("actor", id.to_string(), action, describe(before.components.get(id), after.components.get(id)));
-        }
-    }
-    lines
-}
-
-fn keyed_changes<'a, K: Ord, V: PartialEq>(before: &'a BTreeMap<K, V>, after: &'a BTreeMap<K, V>) -> Vec<(&'a K, &'static str)> {
-    let ids: BTreeSet<&K> = before.keys().chain(after.keys()).collect();
-    let action = |id: &K| match (before.get(id), after.get(id)) {
-        (None, Some(_)) => Some("start"),
-        (Some(_), None) => Some("stop"),
-        (Some(a), Some(b)) if a != b => Some("change"),
-        (Some(_) | None, _) => None,
-    };
-    ids.into_iter().filter_map(|id| Some((id, action(id)?))).collect()
-}
-
-fn describe(before: Option<&ComponentAssignment>, after: Option<&ComponentAssignment>) -> String {
-    match (before, after) {
-        (Some(a), Some(b)) => {
-            let parts = [
-                (a.instances != b.instances).then(|| format!("instances {} → {}", a.instances, b.instances)),
-                (a.digest != b.digest).then(|| "code".to_owned()),
-                (a.links != b.links).then(|| "links".to_owned()),
-                (a.config != b.config).then(|| "config".to_owned()),
-                (a.limits != b.limits || a.policy != b.policy).then(|| "limits".to_owned()),
-            ];
-            parts.into_iter().flatten().collect::<Vec<_>>().join(", ")
-        }
-        (None, Some(b)) => format!("instances {}", b.instances),
-        (Some(_) | None, None) => String::new(),
-    }
-}
-
-/// Links whose provider is not among desired state's: they wait until it is started.
-pub fn dangling_links(desired: &Desired) -> Vec<(String, &LinkSpec)> {
-    desired.links.values().filter(|link| !desired.providers.contains_key(&link.target)).map(|link| (link_key(link), link)).collect()
 }
 
 #[cfg(test)]

@@ -80,9 +80,8 @@ pub fn providers(actor: SystemActor) -> BTreeMap<ProviderId, ProviderAssignment>
     let needed: &[(&str, ProviderKind)] = match actor {
         SystemActor::Scheduler => &[MESSAGING, STORE, KEYVALUE],
     };
-    let provider = |(id, kind): &(&str, ProviderKind)| {
-        Some((ProviderId::new(*id).ok()?, ProviderAssignment { kind: *kind, config: BTreeMap::new() }))
-    };
+    let provider =
+        |(id, kind): &(&str, ProviderKind)| Some((ProviderId::new(*id).ok()?, ProviderAssignment { kind: *kind, config: BTreeMap::new() }));
     needed.iter().filter_map(provider).collect()
 }
 
@@ -170,7 +169,8 @@ mod tests {
         for allowed in ["lat.default.req.all.report", "lat.default.probe"] {
             assert!(may(allowed), "{allowed}");
         }
-        for denied in ["lat.default.hb.eu.N", "lat.default.req.all.ping", "lat.other.probe", "$KV.LAT_default_PLAN.head", "edge.result.eu"] {
+        for denied in ["lat.default.hb.eu.N", "lat.default.req.all.ping", "lat.other.probe", "$KV.LAT_default_PLAN.head", "edge.result.eu"]
+        {
             assert!(!may(denied), "{denied}");
         }
         let heard: Vec<&str> = messaging.iter().flat_map(|settings| &settings.subscriptions).map(SubjectPattern::as_str).collect();
@@ -196,7 +196,13 @@ mod tests {
         let text = serde_json::to_string(&links).unwrap();
         assert!(text.contains(r#""system":true"#) && text.contains(r#""store":{"buckets""#), "{text}");
         assert_eq!(serde_json::from_str::<Vec<LinkAssignment>>(&text).unwrap(), links);
-        let plain = MessagingSettings { subscriptions: Vec::new(), delivery: Delivery::Core, publish: Vec::new(), cluster_uri: None, system: false };
+        let plain = MessagingSettings {
+            subscriptions: Vec::new(),
+            delivery: Delivery::Core,
+            publish: Vec::new(),
+            cluster_uri: None,
+            system: false,
+        };
         assert!(!serde_json::to_string(&plain).unwrap().contains("system"));
     }
 }

@@ -185,7 +185,7 @@ impl Writer<'_> {
         let mut parent = draft.view.plan.clone();
         let mut lost = 0;
         loop {
-            let plan: Plan = plan::plan(&desired, revision, &inventory, &parent)?;
+            let plan: Plan = plan::plan(&desired, revision, &inventory, &parent);
             if plan.is_empty() {
                 return Ok(parent);
             }
@@ -226,7 +226,9 @@ impl Draft {
     fn make(view: View, edit: &Edit<'_>) -> Result<Self, Problem> {
         let mut next = view.desired.clone();
         let edited = edit(&view, &mut next)?;
-        let plan = plan::plan(&next, view.revision, &view.inventory, &view.plan)?;
+        let before = plan::plan(&view.desired, view.revision, &view.inventory, &view.plan);
+        let plan = plan::plan(&next, view.revision, &view.inventory, &view.plan);
+        plan.check_against(&before)?;
         let mut changes = plan::changes(&view.plan, &plan);
         changes.sort_by_key(|change| view.inventory.name_of(&change.host));
         let keys = view.desired.diff(&next, &stamp());
@@ -298,7 +300,7 @@ mod tests {
         let view = view(2, Desired::default());
         let mut next = view.desired.clone();
         next.start_component(actor("a"), component(&[0, 5]), Some(2), false).unwrap();
-        let plan = plan::plan(&next, Revision(2), &view.inventory, &view.plan).unwrap();
+        let plan = plan::plan(&next, Revision(2), &view.inventory, &view.plan);
         let after = view.plan.after(&plan, Revision(2));
         let awaited = awaited(&view.inventory, view.plan.generation(), &after);
         assert_eq!(awaited, BTreeMap::from([(host(0), Awaited::Generation(Generation(2)))]));
@@ -310,7 +312,7 @@ mod tests {
         let incarnation = view.inventory.hosts[&host(1)].incarnation.clone();
         let mut next = view.desired.clone();
         next.nodes.insert(host(1), NodeSpec { stop: Some(incarnation.clone()), ..NodeSpec::default() });
-        let plan = plan::plan(&next, Revision(2), &view.inventory, &view.plan).unwrap();
+        let plan = plan::plan(&next, Revision(2), &view.inventory, &view.plan);
         let after = view.plan.after(&plan, Revision(2));
         let awaited = awaited(&view.inventory, view.plan.generation(), &after);
         assert_eq!(awaited, BTreeMap::from([(host(1), Awaited::Gone(incarnation))]));

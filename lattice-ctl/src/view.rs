@@ -129,7 +129,7 @@ pub(crate) mod tests {
     /// A view of `hosts` hosts, NEDGE01 and so on, that carry out `desired`.
     pub(crate) fn view(hosts: u8, desired: Desired) -> View {
         let inventory = Inventory::new((0..hosts).map(report), []);
-        let first = plan::plan(&desired, Revision(1), &inventory, &PlanState::default()).unwrap();
+        let first = plan::plan(&desired, Revision(1), &inventory, &PlanState::default());
         let plan = PlanState::default().after(&first, Revision(1));
         View { desired, revision: Revision(1), plan, inventory }
     }

@@ -81,12 +81,7 @@ impl<'a> Witness<'a> {
 /// # Errors
 /// [`CommitError::Conflict`] if a condition does not hold, [`CommitError::Unknown`] if the server answered no attempt;
 /// with any other error nothing was stored.
-pub(crate) async fn commit(
-    connection: &Connection,
-    stream: &str,
-    parts: &[Part],
-    at: Option<Revision>,
-) -> Result<Revision, CommitError> {
+pub(crate) async fn commit(connection: &Connection, stream: &str, parts: &[Part], at: Option<Revision>) -> Result<Revision, CommitError> {
     if parts.len() > MAX_MESSAGES {
         return Err(CommitError::TooMany { size: parts.len(), limit: MAX_MESSAGES });
     }

@@ -165,8 +165,10 @@ impl Lattice {
     /// As for [`Lattice::commit_desired`].
     pub async fn commit_plan(&self, plan: &Plan, head_revision: Revision) -> Result<Revision, CommitError> {
         let bucket = subject::plan_bucket(&self.name);
-        let assignments =
-            plan.changed.iter().map(|(host, assignment)| part(&bucket, &subject::assignment_key(host), Some(wire::encode(assignment)), None));
+        let assignments = plan
+            .changed
+            .iter()
+            .map(|(host, assignment)| part(&bucket, &subject::assignment_key(host), Some(wire::encode(assignment)), None));
         let head = part(&bucket, subject::PLAN_HEAD_KEY, Some(wire::encode(&plan.head)), Some(head_revision));
         let parts: Vec<Part> = assignments.chain([head]).collect();
         batch::commit(&self.connection, &subject::bucket_stream(&bucket), &parts, None).await

@@ -166,18 +166,21 @@ impl Report {
             .map(|host| host.name.to_string())
             .collect();
         let generation = view.plan.generation();
-        match plan::plan(&view.desired, view.revision, &view.inventory, &view.plan) {
-            Err(error) => self.problem("plan", error.into()),
-            Ok(next) if !next.is_empty() => {
+        let next = plan::plan(&view.desired, view.revision, &view.inventory, &view.plan);
+        for (actor, trouble) in &next.troubles {
+            self.problem("plan", trouble.problem(actor));
+        }
+        match next.is_empty() {
+            false => {
                 let hosts: Vec<String> = next.changed.keys().map(|host| view.inventory.name_of(host)).collect();
                 let detail = format!("generation {generation} is behind desired state on {}", hosts.join(", "));
                 self.add("plan", Verdict::Warning, detail, Some("the next change brings it up to date".to_owned()));
             }
-            Ok(_) if !behind.is_empty() => {
+            true if !behind.is_empty() => {
                 let detail = format!("generation {generation} is not applied yet on {}", behind.join(", "));
                 self.add("plan", Verdict::Warning, detail, Some("is it still loading? `lattice-ctl get inventory`".to_owned()));
             }
-            Ok(_) => self.ok("plan", format!("generation {generation} is applied everywhere")),
+            true => self.ok("plan", format!("generation {generation} is applied everywhere")),
         }
     }
 

@@ -87,8 +87,7 @@ impl CpuTime {
     /// CPU time since `earlier`.
     pub fn since(self, earlier: Self) -> Duration {
         let wall = self.wall.saturating_sub(earlier.wall);
-        let (sampled, cpu) =
-            (self.sampled_wall.saturating_sub(earlier.sampled_wall), self.sampled_cpu.saturating_sub(earlier.sampled_cpu));
+        let (sampled, cpu) = (self.sampled_wall.saturating_sub(earlier.sampled_wall), self.sampled_cpu.saturating_sub(earlier.sampled_cpu));
         if sampled == 0 {
             return Duration::from_nanos(wall);
         }

@@ -61,8 +61,9 @@ impl Bucket {
     /// # Errors
     /// [`StoreError::Missing`], [`StoreError::Nats`].
     pub async fn snapshot(&self) -> Result<Snapshot, StoreError> {
-        let (found, revision) =
-            scan::snapshot(&self.connection, &self.stream, &subject::bucket_key(&self.name, ">")).await.map_err(|error| self.or_missing(error))?;
+        let (found, revision) = scan::snapshot(&self.connection, &self.stream, &subject::bucket_key(&self.name, ">"))
+            .await
+            .map_err(|error| self.or_missing(error))?;
         let prefix = subject::bucket_key(&self.name, "");
         let alive = found.into_iter().filter(|(_, message)| !is_deleted(&message.headers));
         let entries = alive.filter_map(|(subject, message)| {
