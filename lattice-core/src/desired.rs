@@ -130,12 +130,18 @@ pub struct Change {
 
 /// Why a key of the bucket cannot be understood.
 #[derive(Debug, thiserror::Error)]
-#[error("desired state: key `{key}`: {reason}")]
+#[error("key `{key}`: {reason}")]
 pub struct CorruptKey {
     /// The key, escaped.
     pub key: String,
     /// What is wrong with it.
     pub reason: String,
+}
+
+impl CorruptKey {
+    pub(crate) fn new(key: &str, reason: &str) -> Self {
+        Self { key: key.chars().take(160).flat_map(char::escape_debug).collect(), reason: reason.to_owned() }
+    }
 }
 
 /// Why an edit of desired state is refused.
@@ -227,7 +233,7 @@ impl Desired {
             "link" => {
                 let Stamped::<LinkSpec> { spec, changed } = decode(key, value)?;
                 if link_key(&spec) != key {
-                    return Err(corrupt(key, "holds a link of another identity"));
+                    return Err(CorruptKey::new(key, "holds a link of another identity"));
                 }
                 self.links.insert(key.to_owned(), spec);
                 changed
@@ -498,7 +504,7 @@ where
     K: TryFrom<String, Error = crate::id::InvalidName> + Ord,
     T: serde::de::DeserializeOwned,
 {
-    let id = K::try_from(name.to_owned()).map_err(|error| corrupt(key, &error.to_string()))?;
+    let id = K::try_from(name.to_owned()).map_err(|error| CorruptKey::new(key, &error.to_string()))?;
     let Stamped { spec, changed } = decode(key, value)?;
     map.insert(id, spec);
     Ok(changed)
@@ -511,11 +517,7 @@ fn encode_all<K: AsRef<str>, T: Serialize>(keys: &mut BTreeMap<String, Vec<u8>>,
 }
 
 fn decode<T: serde::de::DeserializeOwned>(key: &str, value: &[u8]) -> Result<Stamped<T>, CorruptKey> {
-    wire::decode(value).map_err(|error: DecodeError| corrupt(key, &error.to_string()))
-}
-
-fn corrupt(key: &str, reason: &str) -> CorruptKey {
-    CorruptKey { key: key.chars().take(160).flat_map(char::escape_debug).collect(), reason: reason.to_owned() }
+    wire::decode(value).map_err(|error: DecodeError| CorruptKey::new(key, &error.to_string()))
 }
 
 #[cfg(test)]

@@ -21,6 +21,7 @@ pub mod link;
 pub mod needs;
 pub mod placement;
 pub mod plan;
+pub mod scheduler;
 pub mod sensor;
 pub mod subject;
 pub mod system;

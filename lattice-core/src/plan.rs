@@ -25,11 +25,13 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::desired::Desired;
+use crate::desired::{CorruptKey, Desired};
 use crate::error::{ErrorCode, Problem};
 use crate::id::{ActorId, Digest, Generation, HostId, Revision};
 use crate::inventory::Inventory;
 use crate::placement::Reject;
+use crate::subject;
+use crate::wire;
 use crate::wire::assignment::Assignment;
 use crate::wire::schedule::{Need, Source};
 pub use diff::{PlannedChange, changes};
@@ -80,6 +82,24 @@ impl PlanState {
         self.assignments.iter().filter_map(share).collect()
     }
 
+    /// Takes in one key as it stands in the bucket.
+    ///
+    /// # Errors
+    /// [`CorruptKey`] if its value makes no sense, or is another host's.
+    pub fn insert(&mut self, key: &str, value: &[u8], revision: Revision) -> Result<(), CorruptKey> {
+        if key == subject::PLAN_HEAD_KEY {
+            self.head = Some(wire::decode(value).map_err(|error| CorruptKey::new(key, &error.to_string()))?);
+            self.head_revision = revision;
+            return Ok(());
+        }
+        let assignment: Assignment = wire::decode(value).map_err(|error| CorruptKey::new(key, &error.to_string()))?;
+        if key != subject::assignment_key(&assignment.host) {
+            return Err(CorruptKey::new(key, "it is for another host"));
+        }
+        self.assignments.insert(assignment.host.clone(), assignment);
+        Ok(())
+    }
+
     /// The state after `plan` was committed with `head_revision`.
     #[must_use]
     pub fn after(&self, plan: &Plan, head_revision: Revision) -> Self {
@@ -114,6 +134,18 @@ impl Plan {
         self.changed.is_empty()
     }
 
+    /// The keys of the batch that commits the plan over the head at `head_revision` (0: there is none): every changed
+    /// assignment, then the head, which alone is conditional.
+    pub fn batch(&self, head_revision: Revision) -> Vec<KeyChange> {
+        let assignments = self.changed.iter().map(|(host, assignment)| KeyChange {
+            key: subject::assignment_key(host),
+            value: wire::encode(assignment),
+            expected: None,
+        });
+        let head = KeyChange { key: subject::PLAN_HEAD_KEY.to_owned(), value: wire::encode(&self.head), expected: Some(head_revision) };
+        assignments.chain([head]).collect()
+    }
+
     /// The first trouble that `before`, a plan for the state before an edit, does not have: what the edit would break.
     ///
     /// # Errors
@@ -129,6 +161,17 @@ impl Plan {
             None => Ok(()),
         }
     }
+}
+
+/// One key of the batch that commits a plan.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KeyChange {
+    /// Key in the plan's bucket.
+    pub key: String,
+    /// Its new value.
+    pub value: Vec<u8>,
+    /// Revision at which it must still be, if that matters; 0: it must not exist.
+    pub expected: Option<Revision>,
 }
 
 /// Instances that a plan puts on a host, and why there.

@@ -9,7 +9,8 @@ use crate::desired::Desired;
 use crate::id::{ActorId, HostId};
 use crate::inventory::Inventory;
 use crate::needs::{Class, Needs};
-use crate::placement::{Ask, Candidates, Node, Reject, Table};
+use crate::placement::{Ask, Candidates, Closed, Index, Node, Reject, Table};
+use crate::wire::report::HostReport;
 use crate::wire::schedule::{Explanation, HostOpinion, Need, Placed, Source, TaskSpec};
 
 /// Every host as a place for one more instance of `actor`; none if there is no such actor.
@@ -77,6 +78,8 @@ fn opinion(node: &Node, instances: u32, rejected: Option<&Reject>) -> HostOpinio
 pub struct Site {
     /// The hosts.
     pub table: Table,
+    /// CPU and memory that the plan promises, by the host's place in the table.
+    promised: BTreeMap<Index, (u32, u32)>,
     /// Who is there and could make room.
     tenants: BTreeMap<HostId, Vec<(ActorId, Tenant)>>,
 }
@@ -92,18 +95,35 @@ impl Site {
                 tenants.entry(host.clone()).or_default().push((holding.id.clone(), tenant));
             }
         }
-        Self { table: world.table, tenants }
+        Self { promised: world.promised, table: world.table, tenants }
     }
 
-    /// The best host for a task.
+    /// Takes in what a host says of itself now; whether it is one of these hosts, and of the same region and labels.
+    pub fn update(&mut self, report: &HostReport) -> bool {
+        let Some(index) = self.table.index_of(&report.id) else { return false };
+        let now = Node::new(report);
+        let (cpu, memory) = self.promised.get(&index).copied().unwrap_or_default();
+        let mut same = false;
+        self.table.update(index, |node| {
+            same = node.region == now.region && node.labels == now.labels && now.closed.is_none();
+            if same {
+                (node.cpu_capacity, node.memory_mb, node.rtt_us) = (now.cpu_capacity, now.memory_mb, now.rtt_us);
+                (node.cpu_used, node.memory_used_mb) = (now.cpu_used.max(cpu), now.memory_used_mb.max(memory));
+            }
+        });
+        same
+    }
+
+    /// The best host for a task among those that are `there`.
     ///
     /// # Errors
-    /// Why each host was rejected, by name; or, without a host, what is wrong with the task.
-    pub fn place(&self, task: &TaskSpec) -> Result<Placed, PlaceError> {
+    /// Why each host was rejected, by name; or what is wrong with the task.
+    pub fn place(&self, task: &TaskSpec, there: impl Fn(&HostId) -> bool) -> Result<Placed, PlaceError> {
         let rules: Needs = task.rules().map_err(PlaceError::Task)?;
         let need = Need { cpu: rules.cpu, cpu_from: Source::Asked, memory_mb: rules.memory_mb, memory_from: Source::Asked };
         let ask = Ask { need, rules: &rules };
-        let search = Candidates { ask: &ask, admits: |_, _: &Node| Ok(()), held: |_| 0, first: 0 };
+        let admits = |_, node: &Node| if there(&node.id) { Ok(()) } else { Err(Reject::Closed(Closed::Silent)) };
+        let search = Candidates { ask: &ask, admits, held: |_: Index| 0, first: 0 };
         let placed = |node: &Node, fallback, displaces| Placed {
             task_id: task.task_id.clone(),
             node_id: node.name.to_string(),
@@ -115,7 +135,7 @@ impl Site {
         if let Some((node, fallback)) = self.table.best(&search).and_then(|(index, far)| Some((self.table.get(index)?, far))) {
             return Ok(placed(node, fallback, BTreeMap::new()));
         }
-        let Some((node, victims)) = self.make_way(&ask) else {
+        let Some((node, victims)) = self.make_way(&ask, &there) else {
             let why = |(index, node): (usize, &Node)| Some((node.name.to_string(), self.table.takes(index, node, &search).err()?));
             let rejected = self.table.nodes().iter().enumerate().filter_map(why).take(super::MAX_REJECTIONS).collect();
             return Err(PlaceError::NoHost(rejected));
@@ -125,11 +145,11 @@ impl Site {
     }
 
     /// The host on which the least has to make room, and what.
-    fn make_way(&self, ask: &Ask<'_>) -> Option<(&Node, BTreeMap<ActorId, u32>)> {
-        let able = self.table.nodes().iter().enumerate().filter(|(_, node)| ask.suits(node).is_ok());
+    fn make_way(&self, ask: &Ask<'_>, there: &impl Fn(&HostId) -> bool) -> Option<(&Node, BTreeMap<ActorId, u32>)> {
+        let able = self.table.nodes().iter().enumerate().filter(|(_, node)| there(&node.id) && ask.suits(node).is_ok());
         let options = able.filter_map(|(index, node)| {
-            let there = self.tenants.get(&node.id)?;
-            let keyed = there.iter().map(|(actor, tenant)| (actor, *tenant)).collect();
+            let tenants = self.tenants.get(&node.id)?;
+            let keyed = tenants.iter().map(|(actor, tenant)| (actor, *tenant)).collect();
             let victims = fill::make_way(node, &ask.need, ask.rules.priority, 1, keyed)?;
             let instances = victims.iter().fold(0_u32, |sum, (_, instances)| sum.saturating_add(*instances));
             let elsewhere = ask.rules.region.as_ref().is_some_and(|region| *region != node.region);

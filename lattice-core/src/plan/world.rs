@@ -28,7 +28,7 @@ pub(super) struct World<'a> {
     here: BTreeMap<HostId, BTreeSet<ActorId>>,
     ports: BTreeMap<(HostId, u16), ActorId>,
     /// CPU and memory that is promised to what stays.
-    promised: BTreeMap<Index, (u32, u32)>,
+    pub(super) promised: BTreeMap<Index, (u32, u32)>,
 }
 
 impl<'a> World<'a> {

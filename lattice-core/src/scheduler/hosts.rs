@@ -1,0 +1,160 @@
+//! Who is there, by heartbeats.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::{FRESH_FOR_MS, Millis};
+use crate::id::{ActorId, HostId, LatticeName, Region};
+use crate::wire;
+use crate::wire::report::HostReport;
+
+/// Most hosts that are kept in mind; heartbeats of others are counted as malformed.
+pub const MAX_HOSTS: usize = 20_000;
+/// How long a host that no plan names is kept in mind after its last heartbeat.
+const FORGET_AFTER_MS: Millis = 600_000;
+/// Heartbeats of an older start, after those of a newer one, from which on two processes are thought to share an identity:
+/// a few may overtake each other when a host is restarted.
+const CLONE_BEATS: u32 = 3;
+
+/// Hosts by identity.
+#[derive(Debug, Default)]
+pub(super) struct Hosts {
+    seen: BTreeMap<HostId, Seen>,
+    lattice: Option<LatticeName>,
+    malformed: u64,
+}
+
+#[derive(Debug)]
+struct Seen {
+    report: HostReport,
+    at: Millis,
+    /// Heartbeats of older starts since this one began, and when the last of them came.
+    older: u32,
+    older_at: Millis,
+}
+
+/// What a heartbeat brought.
+#[derive(Debug)]
+pub(super) struct News {
+    pub(super) report: HostReport,
+    /// The host, or this start of it, was not there before.
+    pub(super) joined: bool,
+    /// Something changed that a plan could wait for.
+    pub(super) material: bool,
+}
+
+impl Hosts {
+    /// Takes in a heartbeat; none if it makes no sense or is older than what is known.
+    pub(super) fn handle_heartbeat(&mut self, subject: &str, payload: &[u8], now: Millis) -> Option<News> {
+        let Some(report) = self.decode(subject, payload) else {
+            self.malformed = self.malformed.saturating_add(1);
+            return None;
+        };
+        let news = match self.seen.get_mut(&report.id) {
+            Some(seen) if report.incarnation < seen.report.incarnation => {
+                seen.older = seen.older.saturating_add(1);
+                seen.older_at = now;
+                return None;
+            }
+            Some(seen) => {
+                let restarted = report.incarnation != seen.report.incarnation;
+                if !restarted && report.seq < seen.report.seq {
+                    return None;
+                }
+                let was_silent = now.saturating_sub(seen.at) >= FRESH_FOR_MS;
+                let material = differs(&seen.report, &report);
+                if restarted {
+                    (seen.older, seen.older_at) = (0, 0);
+                }
+                (seen.report, seen.at) = (report.clone(), now);
+                News { report, joined: restarted || was_silent, material }
+            }
+            None => {
+                self.seen.insert(report.id.clone(), Seen { report: report.clone(), at: now, older: 0, older_at: 0 });
+                News { report, joined: true, material: true }
+            }
+        };
+        Some(news)
+    }
+
+    /// The report, if it is one of this lattice and of the host that its subject names.
+    fn decode(&mut self, subject: &str, payload: &[u8]) -> Option<HostReport> {
+        let report: HostReport = wire::decode(payload).ok()?;
+        let named = crate::subject::heartbeat(&report.lattice, &report.region, &report.id) == subject;
+        let ours = self.lattice.as_ref().is_none_or(|lattice| *lattice == report.lattice);
+        let room = self.seen.contains_key(&report.id) || self.seen.len() < MAX_HOSTS;
+        if !(named && ours && room) {
+            return None;
+        }
+        if self.lattice.is_none() {
+            self.lattice = Some(report.lattice.clone());
+        }
+        Some(report)
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.seen.is_empty()
+    }
+
+    pub(super) fn lattice(&self) -> Option<&LatticeName> {
+        self.lattice.as_ref()
+    }
+
+    pub(super) fn malformed(&self) -> u64 {
+        self.malformed
+    }
+
+    pub(super) fn report(&self, host: &HostId) -> Option<&HostReport> {
+        self.seen.get(host).map(|seen| &seen.report)
+    }
+
+    pub(super) fn is_fresh(&self, host: &HostId, now: Millis) -> bool {
+        self.seen.get(host).is_some_and(|seen| seen.is_fresh(now))
+    }
+
+    /// Reports of the hosts that are there.
+    pub(super) fn fresh(&self, now: Millis) -> impl Iterator<Item = &HostReport> {
+        self.seen.values().filter(move |seen| seen.is_fresh(now)).map(|seen| &seen.report)
+    }
+
+    /// All hosts, and whether they are there.
+    pub(super) fn all(&self, now: Millis) -> impl Iterator<Item = (&HostId, bool)> {
+        self.seen.iter().map(move |(id, seen)| (id, seen.is_fresh(now)))
+    }
+
+    /// The regions of all hosts.
+    pub(super) fn regions(&self) -> impl Iterator<Item = &Region> {
+        self.seen.values().map(|seen| &seen.report.region).collect::<BTreeSet<_>>().into_iter()
+    }
+
+    /// Hosts whose identity two processes use at this time.
+    pub(super) fn cloned(&self, now: Millis) -> Vec<HostId> {
+        let twice = |seen: &Seen| seen.older >= CLONE_BEATS && now.saturating_sub(seen.older_at) < FRESH_FOR_MS;
+        self.seen.iter().filter(|(_, seen)| twice(seen)).map(|(id, _)| id.clone()).collect()
+    }
+
+    /// Forgets hosts that were silent for long and that nobody needs.
+    pub(super) fn forget_gone(&mut self, now: Millis, needed: impl Fn(&HostId) -> bool) {
+        self.seen.retain(|host, seen| now.saturating_sub(seen.at) < FORGET_AFTER_MS || needed(host));
+    }
+}
+
+impl Seen {
+    fn is_fresh(&self, now: Millis) -> bool {
+        now.saturating_sub(self.at) < FRESH_FOR_MS
+    }
+}
+
+/// Whether a report says something new that a plan could wait for: room, readiness, whether it takes work.
+fn differs(before: &HostReport, after: &HostReport) -> bool {
+    fn ready(report: &HostReport) -> impl Iterator<Item = (&ActorId, u32)> {
+        report.components.iter().map(|(id, component)| (id, component.instances))
+    }
+    before.state != after.state
+        || before.region != after.region
+        || before.labels != after.labels
+        || before.applied_generation != after.applied_generation
+        || before.profile.cpu_capacity != after.profile.cpu_capacity
+        || before.profile.memory_mb != after.profile.memory_mb
+        || before.rtt_us.keys().ne(after.rtt_us.keys())
+        || ready(before).ne(ready(after))
+}
