@@ -39,10 +39,11 @@ build: tools ## Build lattice-ctl, lattice-host and the rest for this machine
 	$(CARGO) build --locked
 
 .PHONY: actors
-actors: tools ## Build the actors, edge-processor for both drafts of wasi:config
+actors: tools ## Build the actors: edge-processor for both drafts of wasi:config, scheduler
 	$(GUEST_BUILD) -p edge-processor --no-default-features --features config-rc1
 	cp $(GUESTS)/edge_processor.wasm $(GUESTS)/edge_processor_rc1.wasm
 	$(GUEST_BUILD) -p edge-processor
+	$(GUEST_BUILD) -p scheduler
 
 .PHONY: programs
 programs: tools ## Build the guest programs that tests use
@@ -57,7 +58,7 @@ install: build actors ## Copy the binaries to ~/.local/bin (PREFIX=… to change
 lint: ## Format and clippy, warnings denied
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --locked --all-targets -- -D warnings
-	$(CARGO) clippy --locked --target wasm32-wasip2 -p edge-processor -p programs --all-targets -- -D warnings
+	$(CARGO) clippy --locked --target wasm32-wasip2 -p edge-processor -p scheduler -p programs --all-targets -- -D warnings
 	@if command -v cargo-deny >/dev/null; then $(CARGO) deny --log-level error check bans licenses sources; fi
 
 .PHONY: doc

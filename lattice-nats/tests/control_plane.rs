@@ -37,7 +37,15 @@ fn plan(generation: u64, hosts: &[HostId]) -> Plan {
     let (generation, parent) = (Generation(generation), Generation(generation - 1));
     let head = Head { generation, parent, desired_rev: Revision(0), verdict_rev: Revision(0), digest: Digest::of(b"") };
     let assignment = |host: &HostId| Assignment { generation, parent, ..Assignment::empty(host.clone()) };
-    Plan { head, changed: hosts.iter().map(|host| (host.clone(), assignment(host))).collect(), more: false }
+    Plan {
+        head,
+        changed: hosts.iter().map(|host| (host.clone(), assignment(host))).collect(),
+        more: false,
+        choices: BTreeMap::new(),
+        displaced: Vec::new(),
+        troubles: BTreeMap::new(),
+        handing_over: false,
+    }
 }
 
 #[tokio::test]

@@ -14,10 +14,10 @@ use lattice_core::desired::Change;
 use lattice_core::error::{ErrorCode, Problem};
 use lattice_core::id::{BucketName, Revision};
 use lattice_core::subject::{self, SubjectPattern};
-use lattice_nats::bucket::Bucket;
+use lattice_nats::bucket::{Bucket, KeyChange};
 use lattice_nats::error::ApiError;
 use lattice_nats::server::{Durability, Server, ServerConfig, ServerError};
-use lattice_nats::{CommitError, ConnectError, ConnectOptions, Connection, Lattice, StoreError, connect};
+use lattice_nats::{AskError, CommitError, ConnectError, ConnectOptions, Connection, Lattice, StoreError, connect};
 use support::{DEADLINE, World, eventually, name, program};
 
 #[tokio::test]
@@ -157,7 +157,7 @@ async fn nobody_gets_in_without_credentials_from_outside() {
     assert!(matches!(error, ConnectError::Denied { anonymous: true, .. }), "{error}");
     let problem = Problem::from(error);
     assert!(problem.code == ErrorCode::Denied && problem.hint.unwrap().contains("--creds"));
-    for user in ["operator", "node"] {
+    for user in ["operator", "node", "control"] {
         let mode = std::fs::metadata(open.world.creds(user)).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o600);
     }
@@ -216,6 +216,9 @@ async fn a_host_may_not_change_what_others_do() {
         "$KV.LAT_default_PLAN.head",
         "$O.LAT_default_ARTIFACTS.M.x",
         "lat.default.planned.me",
+        "lat.default.probe",
+        "lat.default.req.all.report",
+        "lat.default.sched.place",
         "lat.default.changed.desired.app.a",
         "lat.other.hb.local.me",
         "cloud.cmd.NEDGE01",
@@ -225,6 +228,40 @@ async fn a_host_may_not_change_what_others_do() {
     }
     assert_eq!(operator.read_desired().await.unwrap().1, Revision(0));
     assert_eq!(operator.edge_stream_status().await.unwrap().unwrap().consumers.len(), 1);
+}
+
+#[tokio::test]
+async fn the_host_of_the_scheduler_may_write_the_plan_and_nothing_else_of_the_operators() {
+    let Open { operator, node, world } = Open::start().await;
+    let control = Lattice::new(world.connect_as("control").await, name("default"));
+    let key = KeyChange { key: "head".to_owned(), value: Some("{}".into()), expected: Some(Revision(0)) };
+    let plan = |connection| Bucket::named(connection, &subject::plan_bucket(operator.name()));
+    let denied = plan(node.connection()).commit(std::slice::from_ref(&key), None).await.unwrap_err();
+    assert!(matches!(&denied, CommitError::Store(StoreError::Nats { source: ApiError::Denied { .. }, .. })), "{denied:?}");
+    plan(control.connection()).commit(&[key], None).await.unwrap();
+    for subject in ["$KV.LAT_default_DESIRED.app.a", "$JS.API.STREAM.DELETE.KV_LAT_default_PLAN", "lat.default.planned.me", "cloud.cmd.X"] {
+        assert_denied(control.connection(), subject).await;
+    }
+
+    let mut probes = node.subscribe(subject::probe(node.name())).await.unwrap();
+    control.connection().client().publish(subject::probe(control.name()), "{}".into()).await.unwrap();
+    assert!(tokio::time::timeout(DEADLINE, probes.next()).await.unwrap().is_some());
+
+    // Requests to the scheduler reach its host and no other; any host may measure round trips to any other.
+    let verb = subject::scheduler(node.name(), "place");
+    let _deaf = node.subscribe(verb.clone()).await.unwrap();
+    let nobody = operator.request(verb.clone(), Bytes::new(), DEADLINE).await.unwrap_err();
+    assert!(matches!(nobody, AskError::Nobody { .. }), "{nobody:?}");
+    for (who, subject) in [(&control, verb), (&node, "lat.default.rtt.eu".to_owned())] {
+        let mut requests = who.subscribe(subject.clone()).await.unwrap();
+        let answering = async {
+            let question = requests.next().await.unwrap();
+            who.connection().client().publish(question.reply.unwrap(), "here".into()).await.unwrap();
+        };
+        let asker = if subject.contains("rtt") { &node } else { &operator };
+        let (answer, ()) = tokio::join!(asker.request(subject.clone(), Bytes::new(), DEADLINE), answering);
+        assert_eq!(answer.unwrap(), "here", "{subject}");
+    }
 }
 
 /// Sends to `subject` and waits for the server's refusal.

@@ -11,4 +11,5 @@
 mod durable;
 mod lifecycle;
 mod links;
+mod system;
 mod world;

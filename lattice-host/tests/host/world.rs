@@ -17,7 +17,7 @@ use lattice_core::plan::{Plan, plan};
 use lattice_core::subject::Verb;
 use lattice_core::timing::ACK_WAIT;
 use lattice_core::wire;
-use lattice_core::wire::assignment::ProviderKind;
+use lattice_core::wire::assignment::{Assignment, ProviderKind};
 use lattice_core::wire::event::Event;
 use lattice_core::wire::report::HostReport;
 use lattice_core::wire::request::CALL_STATUS_HEADER;
@@ -98,7 +98,13 @@ impl World {
 
     /// Starts a host and waits until it answers.
     pub(crate) async fn joined(&self, name: &str) -> (HostProcess, HostReport) {
-        let host = self.host(name);
+        self.joined_with(name, &[]).await
+    }
+
+    /// The same with more flags.
+    pub(crate) async fn joined_with(&self, name: &str, flags: &[&str]) -> (HostProcess, HostReport) {
+        let flags: Vec<&str> = ["--name", name, "--nats-url", &self.url].into_iter().chain(flags.iter().copied()).collect();
+        let host = HostProcess::start(&self.host_dir(name), &flags);
         let report = self.report(name, |_| true).await;
         (host, report)
     }
@@ -156,9 +162,15 @@ impl World {
 
     /// Commits what is desired; returns the generation.
     pub(crate) async fn commit(&self) -> Generation {
+        self.commit_with(|_| {}).await
+    }
+
+    /// Commits what is desired and what `more` does to the assignments.
+    pub(crate) async fn commit_with(&self, more: impl Fn(&mut Assignment)) -> Generation {
         let state = self.lattice.read_plan().await.unwrap();
         let inventory = Inventory::new(self.reports().await, state.assignments.values());
-        let plan: Plan = plan(&self.desired, Revision(1), &inventory, &state).unwrap();
+        let mut plan: Plan = plan(&self.desired, Revision(1), &inventory, &state).unwrap();
+        plan.changed.values_mut().for_each(more);
         self.lattice.commit_plan(&plan, state.head_revision).await.unwrap();
         plan.head.generation
     }

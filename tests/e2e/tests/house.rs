@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use cargo_metadata::{DependencyKind, Metadata, MetadataCommand};
 
 /// Our crates and which of ours each may use outside of its tests (DESIGN, "Dependency rule"). Crates that are not listed may use none.
-const MAY_USE: [(&str, &[&str]); 12] = [
+const MAY_USE: [(&str, &[&str]); 13] = [
     ("provider-api", &["lattice-core"]),
     ("lattice-nats", &["lattice-core"]),
     ("provider-kv-memory", &["provider-api"]),
@@ -29,6 +29,7 @@ const MAY_USE: [(&str, &[&str]); 12] = [
     ("lattice-ctl", &["lattice-core", "lattice-nats"]),
     ("lattice-bench", &["lattice-core", "lattice-nats"]),
     ("edge-processor", &["lattice-core"]),
+    ("scheduler", &["lattice-core"]),
     ("e2e", &["lattice-core", "lattice-nats"]),
 ];
 
@@ -37,8 +38,8 @@ const ONLY_IN: [(&str, &[&str]); 6] = [
     ("wasmtime", &["lattice-host"]),
     ("clap", &["lattice-host", "lattice-ctl", "lattice-bench"]),
     ("async-nats", &["lattice-nats", "provider-kv-nats", "provider-messaging-nats", "lattice-host", "lattice-bench", "e2e"]),
-    ("wit-bindgen", &["edge-processor", "programs"]),
-    ("wasmcloud-component", &["edge-processor"]),
+    ("wit-bindgen", &["edge-processor", "scheduler", "programs"]),
+    ("wasmcloud-component", &["edge-processor", "scheduler"]),
     ("hyper", &["provider-http-server", "lattice-host"]),
 ];
 
@@ -137,6 +138,33 @@ fn edge_processor_is_small_and_imports_only_what_stock_hosts_serve() {
             assert!(import == config || is_portable(import), "{name} imports {import}");
         }
     }
+}
+
+#[test]
+fn the_scheduler_imports_what_it_needs_and_nothing_more() {
+    let path = e2e::actor("scheduler");
+    let size = std::fs::metadata(&path).expect("it is there").len();
+    assert!(size <= 1_500_000, "{size} bytes");
+    let needed = [
+        "lattice:actor/store@0.1.0",
+        "wasi:keyvalue/store@0.2.0-draft",
+        "wasmcloud:messaging/consumer@0.2.0",
+        "wasmcloud:messaging/types@0.2.0",
+        "wasi:logging/logging@0.1.0-draft",
+    ];
+    let imports = imports(&path);
+    for needed in needed.iter().filter(|name| !name.ends_with("types@0.2.0")) {
+        assert!(imports.contains(*needed), "{needed} not in {imports:?}");
+    }
+    for import in &imports {
+        let is_core = ["wasi:cli/", "wasi:clocks/", "wasi:io/", "wasi:random/", "wasi:http/types@"].iter().any(|core| import.starts_with(core));
+        assert!(is_core || needed.contains(&import.as_str()), "the scheduler imports {import}");
+    }
+    let lines = ["lib.rs", "answer.rs", "http.rs"].map(|file| {
+        let text = std::fs::read_to_string(e2e::root().join("actors/scheduler/src").join(file)).expect("its source");
+        text.lines().filter(|line| !line.trim().is_empty() && !line.trim_start().starts_with("//")).count()
+    });
+    assert!(lines.iter().sum::<usize>() <= 300, "it is glue: {lines:?} lines");
 }
 
 /// Whether wasmCloud 1.9 and 2.x serve it, too.
