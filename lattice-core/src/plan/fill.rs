@@ -8,8 +8,8 @@ use crate::needs::{Class, Needs, Spread, Strategy};
 use crate::placement::{Candidates, Index, Node, Reject, Table};
 use crate::wire::schedule::Need;
 
-/// How many steps the placing of one actor takes at most, about; many instances are placed several at a time.
-const STEPS: u32 = 1024;
+/// How many steps the placing or thinning of one actor takes at most, about; of very many instances several go at a time.
+pub(super) const STEPS: u32 = 1024;
 
 /// Places what the actor at `at` lacks; those after it matter less and may have to make room.
 pub(super) fn fill(world: &mut World<'_>, holdings: &mut [Holding<'_>], at: usize) {

@@ -3,6 +3,7 @@
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::fill::STEPS;
 use super::world::{Admission, World};
 use super::{Choice, Displaced, LinkFault, MAX_REJECTIONS, PlanState, Trouble, links};
 use crate::desired::ComponentSpec;
@@ -173,42 +174,34 @@ impl<'a> Holding<'a> {
         let kept = self.placed.values().fold(0_u32, |sum, instances| sum.saturating_add(*instances));
         self.missing = self.spec.max.saturating_sub(kept);
         let mut surplus = kept.saturating_sub(self.spec.max);
-        while surplus > 0 {
-            let Some((host, excess)) = self.heaviest(world) else { break };
-            let taken = excess.min(surplus).max(1);
+        let grain = surplus.div_ceil(STEPS).max(1);
+        while let Some(host) = self.heaviest(world).filter(|_| surplus > 0) {
+            let instances = self.placed.entry(host).or_default();
+            let taken = grain.min(surplus).min(*instances);
+            *instances -= taken;
             surplus -= taken;
-            if let Some(instances) = self.placed.get_mut(&host) {
-                *instances = instances.saturating_sub(taken);
-            }
             self.placed.retain(|_, instances| *instances > 0);
         }
     }
 
-    /// The host that gives up instances first, and by how many it exceeds the next: of the domain with the most the host
-    /// with the most, the fuller one of equals.
-    fn heaviest(&self, world: &World<'a>) -> Option<(HostId, u32)> {
+    /// The host that gives up instances first: of the domain with the most the host with the most, the fuller one of equals.
+    fn heaviest(&self, world: &World<'a>) -> Option<HostId> {
         let node = |host: &HostId| world.table.index_of(host).and_then(|index| world.table.get(index));
         let domain_of = |host: &HostId| match &self.spec.needs.spread {
-            Some(Spread::Label(label)) => node(host).and_then(|node| node.labels.get(label).cloned()),
+            Some(Spread::Label(label)) => node(host).and_then(|node| node.labels.get(label)),
             Some(Spread::Host) | None => None,
         };
-        let mut domains: BTreeMap<Option<String>, u32> = BTreeMap::new();
+        let mut domains: BTreeMap<Option<&String>, u32> = BTreeMap::new();
         for (host, instances) in &self.placed {
             let count = domains.entry(domain_of(host)).or_default();
             *count = count.saturating_add(*instances);
         }
-        let rank = |host: &HostId, instances: u32| {
+        let rank = |(host, instances): (&HostId, &u32)| {
             let domain = domains.get(&domain_of(host)).copied().unwrap_or(0);
-            (domain, instances, node(host).map_or(0, placement::Node::score))
+            (domain, *instances, node(host).map_or(0, placement::Node::score))
         };
-        let mut ranked: Vec<_> = self.placed.iter().map(|(host, instances)| (rank(host, *instances), host)).collect();
-        ranked.sort();
-        let ((domain, most, _), host) = ranked.pop()?;
-        let next = ranked.last().map_or(0, |((next_domain, next, _), _)| if *next_domain == domain { *next } else { 0 });
-        let alone_in_domain = domain == most;
-        let next_domain = domains.values().filter(|count| **count < domain).max().copied().unwrap_or(0);
-        let excess = if alone_in_domain && domains.len() > 1 { domain.saturating_sub(next_domain) } else { most.saturating_sub(next) };
-        Some((host.clone(), excess.max(1)))
+        // Of equals the last by id.
+        self.placed.iter().max_by_key(|entry| rank(*entry)).map(|(host, _)| host.clone())
     }
 
     /// Keeps instances where they have to leave until as many as should run are ready elsewhere, or as many as find no

@@ -1,3 +1,6 @@
+mod moving;
+mod random;
+
 use super::*;
 use std::collections::BTreeSet;
 
@@ -64,7 +67,7 @@ fn named_hosts_share_and_providers_run_everywhere() {
 fn the_same_input_gives_the_same_bytes_and_no_second_commit() {
     let first = plan(&desired(), Revision(7), &two(), &PlanState::default());
     let again = plan(&desired(), Revision(7), &two(), &PlanState::default());
-    assert_eq!(crate::wire::encode(&first.head), crate::wire::encode(&again.head));
+    assert_eq!(wire::encode(&first.head), wire::encode(&again.head));
     let state = PlanState::default().after(&first, Revision(1));
     let second = plan(&desired(), Revision(9), &two(), &state);
     assert!(second.is_empty(), "{:?}", changes(&state, &second));
@@ -96,10 +99,12 @@ fn a_silent_host_keeps_its_work() {
 #[test]
 fn without_named_hosts_instances_go_to_the_emptiest_and_stay() {
     let mut desired = desired();
+    desired.components.remove("a");
     desired.components.insert(actor("b"), component(&[0], 1));
+    let state = PlanState::default().after(&plan(&desired, Revision(1), &two(), &PlanState::default()), Revision(1));
     desired.components.insert(actor("a"), component(&[], 3));
-    let first = plan(&desired, Revision(1), &two(), &PlanState::default());
-    let state = PlanState::default().after(&first, Revision(1));
+    let first = plan(&desired, Revision(2), &two(), &state);
+    let state = state.after(&first, Revision(2));
     let home = state.shares_of(&actor("a"));
     assert_eq!(home, BTreeMap::from([(host_id(0), 1), (host_id(1), 2)]), "NEDGE01 has an actor already");
     assert_eq!(first.choices["a"][0].reason, "emptiest that fits, score 200.00");
