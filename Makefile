@@ -29,6 +29,12 @@ test: build actors programs ## Run every test
 	$(CARGO) test --locked --no-fail-fast
 	$(MAKE) --no-print-directory wit-check
 
+##@ Measure
+.PHONY: bench
+bench: actors programs ## Measure everything in a release build, print one table, write target/bench.json
+	$(CARGO) build --locked --release
+	$(TARGET_DIR)/release/lattice-bench table --json $(TARGET_DIR)/bench.json $(BENCH_FLAGS)
+
 ##@ Build
 .PHONY: tools
 tools: ## Fetch the wasm target and nats-server, once

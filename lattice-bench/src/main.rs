@@ -2,8 +2,18 @@
 //!
 //! `readings` plays sensors: it publishes readings, waits for the results and alerts that edge-processor makes of them, and
 //! checks every one. A run with a lost, doubled or wrong result fails.
+//!
+//! `table` measures: each of its [`rows`] compares sides within one run, in [`rounds`] that are interleaved; [`stats`] makes
+//! medians and intervals of them, [`table`] shows them. Numbers count in release builds on a quiet machine only.
 
+mod bench;
+mod machine;
+mod native;
 mod readings;
+mod rounds;
+mod rows;
+mod stats;
+mod table;
 
 use clap::Parser;
 
@@ -12,13 +22,19 @@ use clap::Parser;
 enum Command {
     /// Publish sensor readings and check what comes out
     Readings(readings::Arguments),
+    /// Measure Lattice against floors and native programs, and print one table
+    Table(table::Arguments),
+    /// The programs that actors are compared with
+    #[command(subcommand, hide = true)]
+    Native(native::Native),
 }
 
-#[tokio::main(flavor = "current_thread")]
-async fn main() -> std::process::ExitCode {
+fn main() -> std::process::ExitCode {
     let _ = rustls::crypto::ring::default_provider().install_default();
     let outcome = match Command::parse() {
-        Command::Readings(arguments) => readings::run(&arguments).await,
+        Command::Readings(arguments) => wait(readings::run(&arguments)),
+        Command::Table(arguments) => wait(table::run(&arguments)),
+        Command::Native(native) => native.run(),
     };
     match outcome {
         Ok(()) => std::process::ExitCode::SUCCESS,
@@ -32,6 +48,14 @@ async fn main() -> std::process::ExitCode {
         }
     }
 }
+
+/// Runs to the end on this thread.
+fn wait<T>(work: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
+    tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(work)
+}
+
+/// Whatever went wrong.
+type Error = Box<dyn std::error::Error + Send + Sync>;
 
 /// Messages for people go to standard error, data to standard output.
 #[expect(clippy::print_stderr, reason = "the one place of this program that talks to people")]

@@ -27,19 +27,23 @@ const MAY_USE: [(&str, &[&str]); 12] = [
         ],
     ),
     ("lattice-ctl", &["lattice-core", "lattice-nats"]),
-    ("lattice-bench", &["lattice-core", "lattice-nats"]),
+    // Measures the runtime in its own process (docs/adr/0003); nothing depends on it.
+    (
+        "lattice-bench",
+        &["lattice-core", "lattice-nats", "lattice-host", "provider-api", "provider-kv-memory", "provider-kv-nats"],
+    ),
     ("edge-processor", &["lattice-core"]),
     ("e2e", &["lattice-core", "lattice-nats"]),
 ];
 
 /// Outside crates that only some of ours may use.
 const ONLY_IN: [(&str, &[&str]); 6] = [
-    ("wasmtime", &["lattice-host"]),
+    ("wasmtime", &["lattice-host", "lattice-bench"]),
     ("clap", &["lattice-host", "lattice-ctl", "lattice-bench"]),
     ("async-nats", &["lattice-nats", "provider-kv-nats", "provider-messaging-nats", "lattice-host", "lattice-bench", "e2e"]),
     ("wit-bindgen", &["edge-processor", "programs"]),
     ("wasmcloud-component", &["edge-processor"]),
-    ("hyper", &["provider-http-server", "lattice-host"]),
+    ("hyper", &["provider-http-server", "lattice-host", "lattice-bench"]),
 ];
 
 /// What lattice-core may use at most.
