@@ -7,13 +7,16 @@
 //! medians and intervals of them, [`table`] shows them. Numbers count in release builds on a quiet machine only.
 
 mod bench;
+mod load;
 mod machine;
 mod native;
+mod process;
 mod readings;
 mod rounds;
 mod rows;
 mod stats;
 mod table;
+mod world;
 
 use clap::Parser;
 
@@ -49,9 +52,14 @@ fn main() -> std::process::ExitCode {
     }
 }
 
-/// Runs to the end on this thread.
+/// Runs to the end on this thread, or until Ctrl-C: then what was started ends, too.
 fn wait<T>(work: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
-    tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(work)
+    tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(async {
+        tokio::select! {
+            outcome = work => outcome,
+            _ = tokio::signal::ctrl_c() => Err("interrupted".into()),
+        }
+    })
 }
 
 /// Whatever went wrong.

@@ -18,6 +18,12 @@
 //! A row that cannot be measured here (a program is not installed, a kernel is too old) returns [`Outcome::skipped`] with
 //! the reason. An error, or a check that is not good, fails the run; a goal that is missed is only shown.
 
+mod http;
+mod idle;
+mod neighbours;
+mod pipeline;
+mod requests;
+
 use futures::future::LocalBoxFuture;
 use serde::Serialize;
 
@@ -37,7 +43,34 @@ pub(crate) struct Family {
 }
 
 /// All rows, in the order of the table.
-pub(crate) const FAMILIES: &[Family] = &[];
+pub(crate) const FAMILIES: &[Family] = &[
+    Family {
+        name: "requests",
+        about: "request and reply through NATS against a native responder",
+        run: |bench| Box::pin(requests::run(bench)),
+    },
+    Family {
+        name: "pipeline",
+        about: "readings, core and jetstream, against a native program that does the same",
+        run: |bench| Box::pin(pipeline::run(bench)),
+    },
+    Family { name: "http", about: "HTTP against a native hyper handler and `wasmtime serve`", run: |bench| Box::pin(http::run(bench)) },
+    Family {
+        name: "idle",
+        about: "memory and CPU time of a host that waits, against a native responder",
+        run: |bench| Box::pin(idle::memory(bench)),
+    },
+    Family {
+        name: "ready",
+        about: "start of the host to actors that answer, against a native responder",
+        run: |bench| Box::pin(idle::ready(bench)),
+    },
+    Family {
+        name: "neighbours",
+        about: "good actors beside spinning ones against the same alone",
+        run: |bench| Box::pin(neighbours::run(bench)),
+    },
+];
 
 /// What a number should be.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
