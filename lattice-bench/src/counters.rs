@@ -59,7 +59,7 @@ impl Used {
     /// # Errors
     /// There is no `/proc`.
     pub(crate) fn now() -> Result<Self, Error> {
-        let stat = procfs::process::Process::myself()?.task_main_thread()?.stat()?;
+        let stat = procfs::process::Process::myself()?.task_from_tid(rustix::thread::gettid().as_raw_nonzero().get())?.stat()?;
         Ok(Self { allocations: ALLOCATIONS.with(Cell::get), faults: stat.minflt })
     }
 

@@ -6,7 +6,10 @@
 //! `table` measures: each of its [`rows`] compares sides within one run, in [`rounds`] that are interleaved; [`stats`] makes
 //! medians and intervals of them, [`table`] shows them. Numbers count in release builds on a quiet machine only.
 
+mod bare;
 mod bench;
+mod counters;
+mod dirty;
 mod load;
 mod machine;
 mod native;
@@ -14,6 +17,7 @@ mod process;
 mod readings;
 mod rounds;
 mod rows;
+mod stage;
 mod stats;
 mod table;
 mod world;
@@ -30,7 +34,13 @@ enum Command {
     /// The programs that actors are compared with
     #[command(subcommand, hide = true)]
     Native(native::Native),
+    /// Starts instances and prints what they hold
+    #[command(hide = true)]
+    Residents(rows::residents::Arguments),
 }
+
+#[global_allocator]
+static ALLOCATOR: counters::Counting = counters::Counting;
 
 fn main() -> std::process::ExitCode {
     let _ = rustls::crypto::ring::default_provider().install_default();
@@ -38,6 +48,7 @@ fn main() -> std::process::ExitCode {
         Command::Readings(arguments) => wait(readings::run(&arguments)),
         Command::Table(arguments) => wait(table::run(&arguments)),
         Command::Native(native) => native.run(),
+        Command::Residents(arguments) => wait(rows::residents::hold(&arguments)),
     };
     match outcome {
         Ok(()) => std::process::ExitCode::SUCCESS,

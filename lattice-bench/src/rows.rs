@@ -18,11 +18,16 @@
 //! A row that cannot be measured here (a program is not installed, a kernel is too old) returns [`Outcome::skipped`] with
 //! the reason. An error, or a check that is not good, fails the run; a goal that is missed is only shown.
 
+mod activation;
+mod code;
+mod compute;
 mod http;
 mod idle;
+mod keyvalue;
 mod neighbours;
 mod pipeline;
 mod requests;
+pub(crate) mod residents;
 
 use futures::future::LocalBoxFuture;
 use serde::Serialize;
@@ -44,6 +49,41 @@ pub(crate) struct Family {
 
 /// All rows, in the order of the table.
 pub(crate) const FAMILIES: &[Family] = &[
+    Family {
+        name: "fresh",
+        about: "a fresh instance for one message against what it must cost, and against wasmtime's default pool",
+        run: |bench| Box::pin(activation::fresh(bench)),
+    },
+    Family {
+        name: "warm",
+        about: "a message to a resident instance against a typed call of wasmtime",
+        run: |bench| Box::pin(activation::warm(bench)),
+    },
+    Family {
+        name: "code",
+        about: "code from the authenticated cache to the first reply against reading and hashing its file",
+        run: |bench| Box::pin(code::run(bench)),
+    },
+    Family {
+        name: "compute",
+        about: "five kernels in a guest against the same source natively",
+        run: |bench| Box::pin(compute::run(bench)),
+    },
+    Family {
+        name: "kv-memory",
+        about: "key-value in memory from a guest against direct calls and a host call that does nothing",
+        run: |bench| Box::pin(keyvalue::memory(bench)),
+    },
+    Family {
+        name: "kv-nats",
+        about: "key-value over NATS from a guest against async-nats alone",
+        run: |bench| Box::pin(keyvalue::nats(bench)),
+    },
+    Family {
+        name: "residents",
+        about: "memory of 1, 100 and 1,000 live instances against wasmtime alone",
+        run: |bench| Box::pin(residents::run(bench)),
+    },
     Family {
         name: "requests",
         about: "request and reply through NATS against a native responder",
