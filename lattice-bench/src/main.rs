@@ -10,6 +10,8 @@ mod bare;
 mod bench;
 mod counters;
 mod dirty;
+mod fixed;
+mod gate;
 mod load;
 mod machine;
 mod native;
@@ -31,6 +33,11 @@ enum Command {
     Readings(readings::Arguments),
     /// Measure Lattice against floors and native programs, and print one table
     Table(table::Arguments),
+    /// Count instructions and system calls of fixed runs and compare them with recorded bounds
+    Counters(gate::Arguments),
+    /// One fixed run, to be counted by a tool
+    #[command(hide = true)]
+    Fixed(fixed::Arguments),
     /// The programs that actors are compared with
     #[command(subcommand, hide = true)]
     Native(native::Native),
@@ -47,6 +54,8 @@ fn main() -> std::process::ExitCode {
     let outcome = match Command::parse() {
         Command::Readings(arguments) => wait(readings::run(&arguments)),
         Command::Table(arguments) => wait(table::run(&arguments)),
+        Command::Counters(arguments) => gate::run(&arguments),
+        Command::Fixed(arguments) => wait(fixed::run(&arguments)),
         Command::Native(native) => native.run(),
         Command::Residents(arguments) => wait(rows::residents::hold(&arguments)),
     };

@@ -39,8 +39,25 @@ impl Stage {
     /// # Errors
     /// The runtime's.
     pub(crate) fn start(bench: &Bench, purpose: &str, instances: u32) -> Result<Self, Error> {
-        let cache = bench.scratch.join(purpose);
-        Ok(Self { runtime: runtime(bench, cache.clone(), instances)?, cache })
+        let compile = CompileLimits { program: bench.binary("lattice-host")?, ..CompileLimits::default() };
+        Self::with_compiler(bench.scratch.join(purpose), instances, compile)
+    }
+
+    /// The same on a cache that may have something already, with other limits on compiling.
+    ///
+    /// # Errors
+    /// The runtime's.
+    pub(crate) fn with_compiler(cache: PathBuf, instances: u32, compile: CompileLimits) -> Result<Self, Error> {
+        let config = RuntimeConfig {
+            cache_dir: cache.clone(),
+            max_instances: instances,
+            max_actor_memory_mb: INSTANCE_MB,
+            host_memory_mb: instances.saturating_mul(INSTANCE_MB),
+            node_name: "NBENCH".parse()?,
+            compile,
+            logs: Arc::new(NoLogs),
+        };
+        Ok(Self { runtime: Runtime::start(config)?, cache })
     }
 
     /// Loads a component, compiling it in a child if the cache has it not.
@@ -58,23 +75,6 @@ impl Stage {
     pub(crate) async fn actor(&self, wasm: &Bytes, policy: InstancePolicy, links: Vec<BoundLink>) -> Result<Actor, Error> {
         Ok(Actor::new(&self.runtime, self.load(wasm).await?, settings(policy)?, links)?)
     }
-}
-
-/// A runtime on a cache that may have something already.
-///
-/// # Errors
-/// The runtime's.
-pub(crate) fn runtime(bench: &Bench, cache_dir: PathBuf, instances: u32) -> Result<Runtime, Error> {
-    let config = RuntimeConfig {
-        cache_dir,
-        max_instances: instances,
-        max_actor_memory_mb: INSTANCE_MB,
-        host_memory_mb: instances.saturating_mul(INSTANCE_MB),
-        node_name: "NBENCH".parse()?,
-        compile: CompileLimits { program: bench.binary("lattice-host")?, ..CompileLimits::default() },
-        logs: Arc::new(NoLogs),
-    };
-    Ok(Runtime::start(config)?)
 }
 
 /// Settings with room for one instance, and time for anything.
