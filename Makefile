@@ -29,6 +29,16 @@ test: build actors programs ## Run every test
 	$(CARGO) test --locked --no-fail-fast
 	$(MAKE) --no-print-directory wit-check
 
+##@ Measure
+.PHONY: bench
+bench: actors programs ## Measure everything in a release build, print one table, write target/bench.json
+	$(CARGO) build --locked --release
+	$(TARGET_DIR)/release/lattice-bench table --json $(TARGET_DIR)/bench.json $(BENCH_FLAGS)
+
+.PHONY: counters
+counters: build programs ## Count instructions and system calls of fixed runs, compare them with lattice-bench/bounds.txt
+	$(BIN)/lattice-bench counters
+
 ##@ Build
 .PHONY: tools
 tools: ## Fetch the wasm target and nats-server, once

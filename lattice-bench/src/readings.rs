@@ -130,7 +130,7 @@ fn period(rate: u32) -> Duration {
 }
 
 /// The n-th reading: of every ten, one is too hot and one too humid.
-fn reading(number: u32, region: &str) -> (String, u64, serde_json::Value, &'static str) {
+pub(crate) fn reading(number: u32, region: &str) -> (String, u64, serde_json::Value, &'static str) {
     let device = format!("sensor-{:03}", number % DEVICES);
     let timestamp = FIRST_TIMESTAMP + u64::from(number / DEVICES);
     let (temperature, humidity, level) = match number % 10 {

@@ -11,6 +11,7 @@ pub(crate) mod core;
 pub(crate) mod durable;
 mod failures;
 mod queue;
+mod work;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};

@@ -1,9 +1,9 @@
 //! At most once: `core` and `broadcast` links.
 
 use provider_api::messaging::{Inbox, Message};
-use tokio::task::JoinSet;
 
 use super::queue::Queue;
+use super::work::Work;
 use super::{Source, Target};
 use crate::metrics::Operation;
 use crate::runtime::ReplyRoute;
@@ -14,7 +14,7 @@ const READ_AHEAD: usize = 256;
 /// Hands messages to `target` until the source is stopped, then finishes what is here.
 pub(crate) async fn run(mut source: Source, target: Target, replies: bool) {
     while let Some(inbox) = source.open().await {
-        Inlet { inbox, source: &source, target: &target, replies, waiting: Queue::default(), running: JoinSet::new() }.run().await;
+        Inlet { inbox, source: &source, target: &target, replies, waiting: Queue::default(), running: Work::default() }.run().await;
         if !source.stop.is_cancelled() {
             source.pause().await;
         }
@@ -27,7 +27,7 @@ struct Inlet<'a> {
     target: &'a Target,
     replies: bool,
     waiting: Queue,
-    running: JoinSet<()>,
+    running: Work<()>,
 }
 
 impl Inlet<'_> {
@@ -43,7 +43,7 @@ impl Inlet<'_> {
                     self.inbox.drain().await;
                     self.source.status.closed();
                 }
-                Some(_) = self.running.join_next() => {}
+                Some(_) = self.running.next() => {}
                 () = current.actor.ready(), if may_start => self.start(),
                 delivery = self.inbox.next(READ_AHEAD), if open => match delivery {
                     Some(delivery) => self.take(delivery.message),
@@ -66,11 +66,12 @@ impl Inlet<'_> {
             Some(_) | None => ReplyRoute::None,
         };
         let target = self.target.clone();
-        self.running.spawn(async move {
+        let work = async move {
             let subject = message.subject.clone();
             if let Err(error) = target.handle(Operation::HandleMessage, message, route).await {
                 tracing::debug!(actor = %target.id, subject, %error, "message failed");
             }
-        });
+        };
+        self.running.start(work, self.waiting.is_empty());
     }
 }

@@ -7,12 +7,15 @@
 
 use std::time::Duration;
 
+use futures::StreamExt as _;
+use futures::future::BoxFuture;
+use futures::stream::FuturesUnordered;
 use lattice_core::timing::{IN_PROGRESS_INTERVAL, MAX_ANSWERED_FAILURES, RETRY_BACKOFF};
 use provider_api::CallError;
 use provider_api::messaging::{Delivery, Inbox, Message, Receipt};
-use tokio::task::JoinSet;
 
 use super::failures::{Failure, Failures};
+use super::work::Work;
 use super::{Source, Target};
 use crate::dead_letter::{DeadLetter, DeadLetters};
 use crate::metrics::Operation;
@@ -33,8 +36,8 @@ pub(crate) async fn run(mut source: Source, target: Target, dead_letters: DeadLe
             target: &target,
             dead_letters: &dead_letters,
             failures: &mut failures,
-            working: JoinSet::new(),
-            settling: JoinSet::new(),
+            working: Work::default(),
+            settling: FuturesUnordered::new(),
         };
         inlet.run().await;
         if !source.stop.is_cancelled() {
@@ -80,8 +83,9 @@ struct Inlet<'a> {
     target: &'a Target,
     dead_letters: &'a DeadLetters,
     failures: &'a mut Failures,
-    working: JoinSet<Worked>,
-    settling: JoinSet<Settled>,
+    working: Work<Worked>,
+    /// Waits for the server only, so that it needs no task.
+    settling: FuturesUnordered<BoxFuture<'a, Settled>>,
 }
 
 impl Inlet<'_> {
@@ -97,12 +101,10 @@ impl Inlet<'_> {
                     self.inbox.drain().await;
                     self.source.status.closed();
                 }
-                Some(worked) = self.working.join_next() => if let Ok(worked) = worked {
+                Some(worked) = self.working.next() => if let Some(worked) = worked {
                     self.settle(worked);
                 },
-                Some(settled) = self.settling.join_next() => if let Ok(settled) = settled {
-                    self.note(settled);
-                },
+                Some(settled) = self.settling.next() => self.note(settled),
                 delivery = self.inbox.next(free), if open => match delivery {
                     Some(delivery) => self.take(delivery, draining),
                     None => open = false,
@@ -128,7 +130,7 @@ impl Inlet<'_> {
             None => {
                 let target = self.target.clone();
                 let earlier = self.failures.of(held.receipt.sequence()).map_or(0, |failure| failure.count);
-                self.working.spawn(work(held, target, earlier));
+                self.working.start(work(held, target, earlier), true);
             }
         }
     }
@@ -147,7 +149,7 @@ impl Inlet<'_> {
                 }
             }
         };
-        self.settling.spawn(settling);
+        self.settling.push(Box::pin(settling));
     }
 
     fn note(&mut self, settled: Settled) {

@@ -51,7 +51,7 @@ impl ProviderError {
 }
 
 /// Why one call on behalf of an actor failed. The host turns it into the typed error of the WIT interface.
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug, Clone, thiserror::Error)]
 pub enum CallError {
     /// The key, bucket or subject is not acceptable to this backend (length, characters).
     #[error("{0}")]

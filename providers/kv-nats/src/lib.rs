@@ -3,25 +3,21 @@
 //! A bucket is a raw `KV_…` stream made by `link put`; this backend opens buckets and does not make any, so that a host
 //! needs no right to. Reads go to any replica; counting reads from the leader and writes on condition.
 
+mod counters;
+
 use std::sync::Arc;
-use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use lattice_core::subject;
-use lattice_nats::bucket::{Bucket as NatsBucket, Entry};
+use lattice_nats::bucket::Bucket as NatsBucket;
 use lattice_nats::error::ApiError;
-use lattice_nats::{CommitError, Connection, StoreError};
-use provider_api::keyvalue::{Bucket, KeyPage, KeyValue, MAX_KEYS_PER_PAGE, add, check_key};
+use lattice_nats::{Connection, StoreError};
+use provider_api::keyvalue::{Bucket, KeyPage, KeyValue, MAX_KEYS_PER_PAGE, check_key};
 use provider_api::{CallError, ProviderError};
 
-/// Attempts to count up against others who count the same key. In each round somebody wins, so that even so many
-/// writers in step get through.
-const INCREMENT_ATTEMPTS: u32 = 64;
-/// First pause after a lost attempt; doubles up to [`MAX_INCREMENT_PAUSE`].
-const FIRST_INCREMENT_PAUSE: Duration = Duration::from_millis(1);
-/// Longest pause between two attempts: far below a link's time-out.
-const MAX_INCREMENT_PAUSE: Duration = Duration::from_millis(16);
+use crate::counters::Counters;
+
 /// JetStream's number for a message that is larger than the stream takes.
 const MESSAGE_TOO_LARGE: u64 = 10054;
 
@@ -52,12 +48,17 @@ impl KeyValue for KvNats {
             | StoreError::Key { .. }
             | StoreError::Nats { .. }) => ProviderError::backend(format!("opening bucket `{name}`"), error),
         })?;
-        Ok(Arc::new(OpenBucket { bucket: opened, connection: self.connection.clone() }))
+        Ok(Arc::new(OpenBucket {
+            counters: Counters::new(opened.clone(), self.connection.clone()),
+            bucket: opened,
+            connection: self.connection.clone(),
+        }))
     }
 }
 
 struct OpenBucket {
     bucket: NatsBucket,
+    counters: Counters,
     connection: Connection,
 }
 
@@ -87,23 +88,7 @@ impl Bucket for OpenBucket {
 
     async fn increment(&self, key: &str, delta: u64) -> Result<u64, CallError> {
         self.check(key, None)?;
-        let mut pause = FIRST_INCREMENT_PAUSE;
-        for _ in 0..INCREMENT_ATTEMPTS {
-            let (entry, revision) = self.bucket.entry_or_gap(key).await.map_err(call_error)?;
-            let sum = add(key, entry.as_ref().map(|Entry { value, .. }| value), delta)?;
-            match self.bucket.update(key, Bytes::from(sum.to_string()), revision).await {
-                Ok(_) => return Ok(sum),
-                Err(CommitError::Conflict { .. }) => {
-                    tokio::time::sleep(pause).await;
-                    pause = pause.saturating_mul(2).min(MAX_INCREMENT_PAUSE);
-                }
-                Err(CommitError::Store(error)) => return Err(call_error(error)),
-                Err(error @ (CommitError::TooMany { .. } | CommitError::Unknown { .. })) => {
-                    return Err(CallError::Failed(error.to_string()));
-                }
-            }
-        }
-        Err(CallError::Unavailable(format!("too many others count `{key}` at the same time")))
+        self.counters.add(key, delta).await
     }
 }
 

@@ -95,3 +95,44 @@ async fn without_a_server_calls_fail_at_once_and_work_again_later() {
     state.wait_for(|state| *state == lattice_nats::ConnectionState::Connected).await.unwrap();
     assert_eq!(bucket.get("k").await.unwrap().unwrap(), "1");
 }
+
+#[tokio::test]
+async fn whoever_gives_up_counting_keeps_nobody_from_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let (_server, connection) = start(folder.path(), &["b"]).await;
+    let (one, other) = (KvNats::new(connection.clone()).open("b").await.unwrap(), KvNats::new(connection).open("b").await.unwrap());
+    let count = |bucket: &Arc<dyn provider_api::keyvalue::Bucket>| {
+        let bucket = bucket.clone();
+        tokio::spawn(async move { bucket.increment("k", 1).await })
+    };
+    let (mut patient, mut hasty) = (Vec::new(), Vec::new());
+    for number in 0..60 {
+        patient.push(count(if number % 3 == 0 { &other } else { &one }));
+        hasty.push(count(&one));
+        if number % 7 == 0 {
+            tokio::task::yield_now().await;
+        }
+    }
+    hasty.iter().step_by(2).for_each(tokio::task::JoinHandle::abort);
+    let mut sums = Vec::new();
+    for counted in patient {
+        sums.push(counted.await.unwrap().unwrap());
+    }
+    let (mut finished, mut given_up) = (0, 0);
+    for counted in hasty {
+        match counted.await {
+            Ok(sum) => {
+                sums.push(sum.unwrap());
+                finished += 1;
+            }
+            Err(_aborted) => given_up += 1,
+        }
+    }
+    sums.sort_unstable();
+    let all = sums.len();
+    sums.dedup();
+    assert_eq!(sums.len(), all, "each sum is that of one caller");
+    let total = one.increment("k", 0).await.unwrap();
+    assert_eq!(other.increment("k", 0).await.unwrap(), total);
+    assert!((60 + finished..=60 + finished + given_up).contains(&total), "{total}: {finished} finished, {given_up} gave up");
+}

@@ -27,7 +27,11 @@ const MAY_USE: [(&str, &[&str]); 13] = [
         ],
     ),
     ("lattice-ctl", &["lattice-core", "lattice-nats"]),
-    ("lattice-bench", &["lattice-core", "lattice-nats"]),
+    // Measures the runtime in its own process (docs/adr/0003); nothing depends on it.
+    (
+        "lattice-bench",
+        &["lattice-core", "lattice-nats", "lattice-host", "provider-api", "provider-kv-memory", "provider-kv-nats"],
+    ),
     ("edge-processor", &["lattice-core"]),
     ("scheduler", &["lattice-core"]),
     ("e2e", &["lattice-core", "lattice-nats"]),
@@ -35,12 +39,12 @@ const MAY_USE: [(&str, &[&str]); 13] = [
 
 /// Outside crates that only some of ours may use.
 const ONLY_IN: [(&str, &[&str]); 6] = [
-    ("wasmtime", &["lattice-host"]),
+    ("wasmtime", &["lattice-host", "lattice-bench"]),
     ("clap", &["lattice-host", "lattice-ctl", "lattice-bench"]),
     ("async-nats", &["lattice-nats", "provider-kv-nats", "provider-messaging-nats", "lattice-host", "lattice-bench", "e2e"]),
     ("wit-bindgen", &["edge-processor", "scheduler", "programs"]),
     ("wasmcloud-component", &["edge-processor", "scheduler"]),
-    ("hyper", &["provider-http-server", "lattice-host"]),
+    ("hyper", &["provider-http-server", "lattice-host", "lattice-bench"]),
 ];
 
 /// What lattice-core may use at most.

@@ -5,6 +5,7 @@
 //! `<target>/wasm32-wasip2/actor/examples/`. Each says at its top what it does with a message; payloads are plain text.
 
 pub mod command;
+pub mod kernels;
 
 /// Bindings of world `program`.
 #[allow(unsafe_code, unused_qualifications, unreachable_pub, clippy::allow_attributes_without_reason, reason = "generated")]
@@ -51,6 +52,23 @@ macro_rules! program {
         }
 
         $crate::bindings::export_program!(Program);
+    };
+}
+
+/// Makes a component of `fn(&BrokerMessage) -> Result<(), String>`: it answers nothing and calls nothing for that, so that it
+/// runs in a host that serves none of its imports, too.
+#[macro_export]
+macro_rules! worker {
+    ($work:path) => {
+        struct Worker;
+
+        impl $crate::Guest for Worker {
+            fn handle_message(message: $crate::BrokerMessage) -> Result<(), String> {
+                $work(&message)
+            }
+        }
+
+        $crate::bindings::export_program!(Worker);
     };
 }
 
