@@ -26,6 +26,7 @@ mod idle;
 mod keyvalue;
 mod neighbours;
 mod pipeline;
+mod placement;
 mod requests;
 pub(crate) mod residents;
 
@@ -109,6 +110,17 @@ pub(crate) const FAMILIES: &[Family] = &[
         name: "neighbours",
         about: "good actors beside spinning ones against the same alone",
         run: |bench| Box::pin(neighbours::run(bench)),
+    },
+    Family {
+        name: "placement",
+        about: "the best of 10,000 hosts in a component, natively, and by sorting all of them",
+        run: |bench| Box::pin(placement::best(bench)),
+    },
+    Family { name: "plans", about: "a whole plan, and the one after a host was lost", run: |bench| Box::pin(placement::plans(bench)) },
+    Family {
+        name: "heartbeats",
+        about: "a heartbeat to a scheduler that knows 100, 1,000 and 10,000 hosts",
+        run: |bench| Box::pin(placement::heartbeats(bench)),
     },
 ];
 

@@ -172,7 +172,9 @@ fn failed(bucket: &str, error: Error) -> String {
     let reason = match &error {
         Error::NoSuchBucket => "no such bucket",
         Error::AccessDenied => "access denied",
-        Error::Conflict(text) | Error::UnknownOutcome(text) | Error::TooLarge(text) | Error::Unavailable(text) | Error::Failed(text) => text,
+        Error::Conflict(text) | Error::UnknownOutcome(text) | Error::TooLarge(text) | Error::Unavailable(text) | Error::Failed(text) => {
+            text
+        }
     };
     format!("{bucket}: {reason}")
 }

@@ -6,6 +6,7 @@
 
 pub mod command;
 pub mod kernels;
+pub mod placing;
 
 /// Bindings of world `program`.
 #[allow(unsafe_code, unused_qualifications, unreachable_pub, clippy::allow_attributes_without_reason, reason = "generated")]
