@@ -203,7 +203,7 @@ impl Keeper {
     /// An actor that was just made begins to take calls; its links' inlets come next.
     fn begin(&self, actor: Actor, order: &Order) -> Running {
         let number = self.show(&actor);
-        let (current, _) = watch::channel(Current { actor, instances: instances(&order.spec) });
+        let (current, _) = watch::channel(Current { actor, instances: wide(instances(&order.spec)) });
         let (linked, is_linked) = watch::channel(false);
         let mut calls = Inlet::new(None);
         let desk = Desk {
@@ -219,7 +219,7 @@ impl Keeper {
 
     /// Gives the running actor the order's settings, links and code.
     fn change(&self, running: &mut Running, order: &Order, bound: &[Bound]) -> Result<(), String> {
-        let instances = instances(&order.spec);
+        let instances = wide(instances(&order.spec));
         if running.loaded.digest() == order.loaded.digest() {
             let actor = running.current.borrow().actor.clone();
             actor.reconfigure(self.settings(&order.spec), links(bound)).map_err(|error| reason::of(&error))?;
@@ -358,7 +358,7 @@ impl Keeper {
             id: self.id.clone(),
             policy: spec.policy,
             limits: spec.limits,
-            instances: spec.instances,
+            instances: instances(spec),
             config: spec.config.clone(),
             env: BTreeMap::new(),
         }
@@ -379,8 +379,19 @@ fn links(bound: &[Bound]) -> Vec<BoundLink> {
     bound.iter().map(|bound| bound.link.clone()).collect()
 }
 
-fn instances(spec: &ComponentAssignment) -> usize {
-    usize::try_from(spec.instances).unwrap_or(usize::MAX)
+/// How many instances the actor may have here. A system actor has one: what it knows is in its memory, and a second instance
+/// would hear only half of what is told.
+fn instances(spec: &ComponentAssignment) -> u32 {
+    let is_system = |link: &LinkAssignment| match &link.settings.kind {
+        KindSettings::Messaging(settings) => settings.system,
+        KindSettings::Store(_) => true,
+        KindSettings::KeyValue(_) | KindSettings::HttpServer(_) | KindSettings::HttpClient => false,
+    };
+    if spec.links.iter().any(is_system) { spec.instances.min(1) } else { spec.instances }
+}
+
+fn wide(instances: u32) -> usize {
+    usize::try_from(instances).unwrap_or(usize::MAX)
 }
 
 /// Gives a link what is at its other end.

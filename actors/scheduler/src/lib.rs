@@ -81,12 +81,15 @@ impl Replica {
         let mut tokens = message.subject.split('.').skip(1);
         let (lattice, kind) = (tokens.next().unwrap_or_default(), tokens.next().unwrap_or_default());
         let lattice = LatticeName::new(lattice).map_err(|error| error.to_string())?;
-        match kind {
-            "hb" => self.scheduler.handle_heartbeat(&message.subject, &message.body, now),
-            _ => self.scheduler.handle_desired_changed(),
+        let verb = SchedulerVerb::of_subject(&message.subject).filter(|_| kind == "sched");
+        match (kind, verb) {
+            ("hb", _) => self.scheduler.handle_heartbeat(&message.subject, &message.body, now),
+            // Whoever asks for a plan knows of a change that may not have been heard here yet.
+            ("changed", _) | (_, Some(SchedulerVerb::Plan)) => self.scheduler.handle_desired_changed(),
+            (_, Some(SchedulerVerb::Status | SchedulerVerb::Nodes | SchedulerVerb::Place | SchedulerVerb::Explain) | None) => {}
         }
         self.work(&lattice);
-        match (&message.reply_to, SchedulerVerb::of_subject(&message.subject).filter(|_| kind == "sched")) {
+        match (&message.reply_to, verb) {
             (Some(reply_to), Some(verb)) => publish(reply_to, self.answer(verb, &message.body)),
             (Some(_) | None, _) => Ok(()),
         }

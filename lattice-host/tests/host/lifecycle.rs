@@ -2,7 +2,8 @@
 
 use lattice_core::contract::Contract;
 use lattice_core::id::{BucketName, Generation};
-use lattice_core::plan::{Head, Plan};
+use lattice_core::inventory::Inventory;
+use lattice_core::plan::{Head, Plan, plan};
 use lattice_core::wire::assignment::{Assignment, ProviderKind};
 use lattice_core::wire::event::EventKind;
 use lattice_core::wire::report::HostState;
@@ -73,7 +74,8 @@ async fn a_stale_assignment_is_refused_by_name() {
     let state = world.lattice.read_plan().await.unwrap();
     let head = state.head.clone().unwrap();
     let stale = Assignment { generation: Generation(1), ..Assignment::empty(report.id.clone()) };
-    let plan = Plan { head: Head { generation: Generation(3), ..head }, changed: [(report.id.clone(), stale)].into(), more: false };
+    let nothing = plan(&world.desired, head.desired_rev, &Inventory::default(), &state);
+    let plan = Plan { head: Head { generation: Generation(3), ..head }, changed: [(report.id.clone(), stale)].into(), ..nothing };
     world.lattice.commit_plan(&plan, state.head_revision).await.unwrap();
     let refused = event(&mut events, |event| event.kind == EventKind::Refused).await;
     assert_eq!(refused.message, "assignment of generation 1 is stale: generation 2 is in force");

@@ -169,7 +169,7 @@ impl World {
     pub(crate) async fn commit_with(&self, more: impl Fn(&mut Assignment)) -> Generation {
         let state = self.lattice.read_plan().await.unwrap();
         let inventory = Inventory::new(self.reports().await, state.assignments.values());
-        let mut plan: Plan = plan(&self.desired, Revision(1), &inventory, &state).unwrap();
+        let mut plan: Plan = plan(&self.desired, Revision(1), &inventory, &state);
         plan.changed.values_mut().for_each(more);
         self.lattice.commit_plan(&plan, state.head_revision).await.unwrap();
         plan.head.generation
