@@ -18,7 +18,33 @@ pub(crate) struct HostsArg {
     pub(crate) hosts: Vec<String>,
 }
 
+/// Which hosts an actor shall run on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum HostChoice {
+    /// Nothing was said.
+    Unsaid,
+    /// The plan chooses.
+    Any,
+    /// These.
+    Named(BTreeSet<HostId>),
+}
+
+/// What stands for the plan's choice instead of a host.
+const ANY_HOST: &str = "any";
+
 impl HostsArg {
+    /// The hosts that an actor shall run on; `any` leaves the choice to the plan.
+    ///
+    /// # Errors
+    /// As [`HostsArg::find`].
+    pub(crate) fn choice(&self, inventory: &Inventory) -> Result<HostChoice, Problem> {
+        match self.hosts.as_slice() {
+            [] => Ok(HostChoice::Unsaid),
+            [any] if any.trim() == ANY_HOST => Ok(HostChoice::Any),
+            _ => self.find(inventory).map(HostChoice::Named),
+        }
+    }
+
     /// The hosts that are meant.
     ///
     /// # Errors

@@ -118,6 +118,17 @@ pub(crate) fn is_captured(subject: &str) -> bool {
     EDGE_STREAM_SUBJECTS.into_iter().any(|pattern| SubjectPattern::new(pattern).is_ok_and(|pattern| pattern.matches(subject)))
 }
 
+/// What came of asking.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Answer {
+    /// Somebody answered.
+    Message(Message),
+    /// Nobody listens there.
+    Nobody,
+    /// Somebody may listen, but nobody answered in time.
+    Late,
+}
+
 /// Asks and waits for one answer.
 ///
 /// # Errors
@@ -129,6 +140,23 @@ pub(crate) async fn request(
     payload: Bytes,
     patience: Duration,
 ) -> Result<Message, Problem> {
+    match ask(connection, subject, headers, payload, patience).await? {
+        Answer::Message(message) => Ok(message),
+        Answer::Nobody | Answer::Late => Err(Problem::nats_timeout(subject)),
+    }
+}
+
+/// Asks and waits for one answer, or for the word that nobody listens.
+///
+/// # Errors
+/// If the connection breaks.
+pub(crate) async fn ask(
+    connection: &Connection,
+    subject: &str,
+    headers: &Headers,
+    payload: Bytes,
+    patience: Duration,
+) -> Result<Answer, Problem> {
     let client = connection.client();
     let failed = |error: &(dyn std::error::Error + 'static)| problems::failed(&format!("asking on {subject}"), error);
     let inbox = client.new_inbox();
@@ -137,8 +165,11 @@ pub(crate) async fn request(
     let sent = client.publish_with_reply_and_headers(subject.to_owned(), inbox, headers, payload).await;
     sent.map_err(|error| failed(&error))?;
     let answer = tokio::time::timeout(patience, answers.next()).await.ok().flatten();
-    let answer = answer.map(message!()).filter(|answer| !answer.nobody);
-    answer.ok_or_else(|| Problem::nats_timeout(subject))
+    Ok(match answer.map(message!()) {
+        Some(answer) if answer.nobody => Answer::Nobody,
+        Some(answer) => Answer::Message(answer),
+        None => Answer::Late,
+    })
 }
 
 /// Messages on `subject`, which may be a pattern, from now on; returns when the subscription is in force.

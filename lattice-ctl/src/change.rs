@@ -1,12 +1,14 @@
 //! The one path by which anything is changed.
 //!
 //! Read desired state, edit it in memory, plan, show what the plan changes; then commit desired state on condition that
-//! nobody changed it meanwhile, commit the plan on condition of its parent, and wait until every host that is there has
-//! applied its part. Whatever is wrong with a change shows in the plan, so before anything is written.
+//! nobody changed it meanwhile, have the scheduler commit the plan that follows, and wait until every host that is there has
+//! applied its part. Whatever is wrong with a change shows in the plan, so before anything is written; so does a scheduler
+//! that does not answer. With `--local-plan` the plan is committed here, on condition of its parent.
 //!
-//! **Conflicts.** The edit is a pure function: it is applied again to the newer state, a few times. A plan that lost its
-//! race is made again from what is there then.
+//! **Conflicts.** The edit is a pure function: it is applied again to the newer state, a few times; not with
+//! `--if-revision`, which means one state only. A plan that lost its race is made again from what is there then.
 
+mod planner;
 mod provisions;
 mod report;
 mod wait;
@@ -16,18 +18,20 @@ use std::hash::{BuildHasher as _, RandomState};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use clap::Args;
+use clap::builder::FalseyValueParser;
 use lattice_core::desired::{Change, Desired, Stamp};
 use lattice_core::error::{ErrorCode, Problem};
 use lattice_core::id::{ActorId, Generation, HostId, Incarnation, ProviderId, Revision};
 use lattice_core::inventory::Inventory;
-use lattice_core::plan::{self, Plan, PlanState, PlannedChange};
+use lattice_core::plan::{self, Choice, Displaced, Plan, PlanState, PlannedChange, Trouble};
 use lattice_nats::CommitError;
 
 use crate::args;
 use crate::connection::Session;
-use crate::error::{CommandError, Outcome};
+use crate::error::Outcome;
 use crate::output::Output;
 use crate::view::View;
+use planner::{Planned, Planner};
 use provisions::Provisions;
 pub(crate) use provisions::consumers;
 pub(crate) use report::Applied;
@@ -55,6 +59,14 @@ pub(crate) struct ChangeArgs {
     /// Return when the change is committed, without waiting for the hosts
     #[arg(long, alias = "skip-wait")]
     pub(crate) no_wait: bool,
+
+    /// Refuse if desired state is not at this revision any more, as --dry-run has shown it
+    #[arg(long, value_name = "REVISION")]
+    pub(crate) if_revision: Option<u64>,
+
+    /// Commit the plan without the scheduler [env: LATTICE_LOCAL_PLAN]
+    #[arg(long, env = "LATTICE_LOCAL_PLAN", hide_env = true, value_parser = FalseyValueParser::new())]
+    pub(crate) local_plan: bool,
 }
 
 /// How long a change waits.
@@ -75,6 +87,8 @@ pub(crate) struct Edited {
     pub(crate) providers: BTreeSet<ProviderId>,
     /// Keys of links whose buckets and consumers are made if they are missing, even if the link is not new.
     pub(crate) links: BTreeSet<String>,
+    /// Whether it is made even if actors then lack places that they have now.
+    pub(crate) may_displace: bool,
     /// What the user should know.
     pub(crate) notes: Vec<String>,
 }
@@ -112,6 +126,12 @@ struct Draft {
     edited: Edited,
     keys: Vec<Change>,
     changes: Vec<PlannedChange>,
+    /// Why actors are where the plan puts them anew.
+    choices: BTreeMap<ActorId, Vec<Choice>>,
+    /// Who makes room for others.
+    displaced: Vec<Displaced>,
+    /// Actors that the plan cannot place as they should be.
+    troubles: BTreeMap<ActorId, Trouble>,
 }
 
 impl Writer<'_> {
@@ -130,25 +150,45 @@ impl Writer<'_> {
     /// # Errors
     /// As [`Writer::run`].
     pub(crate) async fn apply(&self, intent: Intent, edit: &Edit<'_>) -> Outcome<Applied> {
-        let draft = Draft::make(View::read(self.session).await?, edit)?;
+        let draft = self.draft(View::read(self.session).await?, edit)?;
         if self.how.dry_run {
             self.announce(&draft);
             return Ok(Applied::planned(intent, &draft));
         }
+        let planner = Planner::choose(self.session, self.how, &draft.view.desired).await?;
         // Subscribed before anything is written, so that no answer is missed.
         let watch = if self.how.no_wait { None } else { Some(Watch::start(self.session).await?) };
         let (draft, revision, provisions) = self.commit(draft, edit).await?;
         self.announce(&draft);
-        let plan = self.commit_plan(&draft, revision).await?;
+        let Planned { plan, mut troubles } = match planner {
+            Planner::Scheduler => planner::scheduled(self.session, revision, self.limit(), self.output).await?,
+            Planner::Own => self.commit_plan(&draft, revision).await?,
+        };
         let ended = self.settle(watch, &draft, &plan).await;
         provisions.remove_unneeded(self.session, self.output).await;
+        if let Some((actor, problem)) = draft.edited.actors.iter().find_map(|actor| troubles.remove_entry(actor)) {
+            return Err(planner::trouble(&actor, problem).into());
+        }
         let waited = ended?;
         Ok(Applied::committed(intent, &draft, revision, &plan, waited))
     }
 
+    fn limit(&self) -> Duration {
+        self.wait.unwrap_or(DEFAULT_WAIT)
+    }
+
+    /// Tries the edit in memory, on the state that was asked for.
+    fn draft(&self, view: View, edit: &Edit<'_>) -> Result<Draft, Problem> {
+        check_revision(self.how.if_revision, view.revision)?;
+        Draft::make(view, edit)
+    }
+
     fn announce(&self, draft: &Draft) {
         if !draft.changes.is_empty() {
-            self.output.note(&report::diff(&draft.changes, &draft.view.inventory));
+            self.output.note(&report::diff(draft));
+        }
+        for line in report::rooms(draft) {
+            self.output.note(&format!("note: {line}"));
         }
         for note in &draft.edited.notes {
             self.output.note(&format!("note: {note}"));
@@ -172,14 +212,14 @@ impl Writer<'_> {
                     }
                     tokio::time::sleep(pause(attempt)).await;
                     attempt += 1;
-                    draft = Draft::make(draft.view.renewed(self.session).await?, edit)?;
+                    draft = self.draft(draft.view.renewed(self.session).await?, edit)?;
                 }
             }
         }
     }
 
     /// Commits the plan that follows from the committed desired state, or finds that somebody else already has.
-    async fn commit_plan(&self, draft: &Draft, revision: Revision) -> Outcome<PlanState> {
+    async fn commit_plan(&self, draft: &Draft, revision: Revision) -> Outcome<Planned> {
         let lattice = &self.session.lattice;
         let (mut desired, mut revision, mut inventory) = (draft.next.clone(), revision, draft.view.inventory.clone());
         let mut parent = draft.view.plan.clone();
@@ -187,13 +227,13 @@ impl Writer<'_> {
         loop {
             let plan: Plan = plan::plan(&desired, revision, &inventory, &parent);
             if plan.is_empty() {
-                return Ok(parent);
+                return Ok(Planned { plan: parent, troubles: BTreeMap::new() });
             }
             match lattice.commit_plan(&plan, parent.head_revision).await {
                 Ok(head_revision) => {
                     parent = parent.after(&plan, head_revision);
                     if !plan.more {
-                        return Ok(parent);
+                        return Ok(Planned { plan: parent, troubles: BTreeMap::new() });
                     }
                 }
                 Err(CommitError::Conflict { .. }) if lost < PLAN_ATTEMPTS => {
@@ -201,7 +241,7 @@ impl Writer<'_> {
                     let view = draft.view.renewed(self.session).await?;
                     (desired, revision, inventory, parent) = (view.desired, view.revision, view.inventory, view.plan);
                 }
-                Err(error) => return Err(half_done(error)),
+                Err(error) => return Err(planner::half_done(revision, error.into()).into()),
             }
         }
     }
@@ -212,7 +252,7 @@ impl Writer<'_> {
         let Some(mut watch) = watch else {
             return Ok(wait::Waited { absent: absent(draft, plan), ..wait::Waited::default() });
         };
-        let limit = self.wait.unwrap_or(DEFAULT_WAIT);
+        let limit = self.limit();
         // A link that was given again as it was is no news for any host: what it says of the link may be from before.
         let given_again = awaited.is_empty() && !draft.edited.links.is_empty();
         let left = watch.until_applied(awaited, limit, &draft.view.inventory, self.output).await?;
@@ -226,13 +266,20 @@ impl Draft {
     fn make(view: View, edit: &Edit<'_>) -> Result<Self, Problem> {
         let mut next = view.desired.clone();
         let edited = edit(&view, &mut next)?;
-        let before = plan::plan(&view.desired, view.revision, &view.inventory, &view.plan);
+        let mut before = plan::plan(&view.desired, view.revision, &view.inventory, &view.plan);
         let plan = plan::plan(&next, view.revision, &view.inventory, &view.plan);
-        plan.check_against(&before)?;
+        if !edited.may_displace {
+            // Those that make room for a higher priority may end without a place: the report says so.
+            for Displaced { actor, .. } in &plan.displaced {
+                before.troubles.extend(plan.troubles.get(actor).map(|trouble| (actor.clone(), trouble.clone())));
+            }
+            plan.check_against(&before)?;
+        }
         let mut changes = plan::changes(&view.plan, &plan);
         changes.sort_by_key(|change| view.inventory.name_of(&change.host));
         let keys = view.desired.diff(&next, &stamp());
-        Ok(Self { view, next, edited, keys, changes })
+        let Plan { choices, displaced, troubles, .. } = plan;
+        Ok(Self { view, next, edited, keys, changes, choices, displaced, troubles })
     }
 }
 
@@ -261,10 +308,15 @@ fn absent(draft: &Draft, plan: &PlanState) -> Vec<String> {
         .collect()
 }
 
-fn half_done(error: CommitError) -> CommandError {
-    let problem = Problem::from(error);
-    let message = format!("desired state is committed, the plan is not yet: {}", problem.message);
-    Problem { message, ..problem }.hint("give the command again: it goes on where it stopped").into()
+/// Refuses a change that is meant for another state than the one that is there.
+fn check_revision(wanted: Option<u64>, found: Revision) -> Result<(), Problem> {
+    match wanted.map(Revision).filter(|wanted| *wanted != found) {
+        None => Ok(()),
+        Some(wanted) => {
+            let message = format!("somebody else changed it: revision {wanted} was expected, {found} was found");
+            Err(Problem::new(ErrorCode::Conflict, message).hint("nothing was changed; look at the new state with --dry-run, then try again"))
+        }
+    }
 }
 
 /// Who changes something, and when.
@@ -316,6 +368,28 @@ mod tests {
         let after = view.plan.after(&plan, Revision(2));
         let awaited = awaited(&view.inventory, view.plan.generation(), &after);
         assert_eq!(awaited, BTreeMap::from([(host(1), Awaited::Gone(incarnation))]));
+    }
+
+    #[test]
+    fn a_change_for_another_state_is_refused() {
+        assert_eq!(check_revision(None, Revision(7)), Ok(()));
+        assert_eq!(check_revision(Some(7), Revision(7)), Ok(()));
+        let refused = check_revision(Some(5), Revision(7)).unwrap_err();
+        assert_eq!(refused.message, "somebody else changed it: revision 5 was expected, 7 was found");
+        assert_eq!(refused.code.exit_code(), 3);
+    }
+
+    #[test]
+    fn flags_and_variables() {
+        #[derive(clap::Parser)]
+        struct Line {
+            #[command(flatten)]
+            change: ChangeArgs,
+        }
+        let parse = |line: &str| <Line as clap::Parser>::try_parse_from(line.split_whitespace()).map(|line| line.change);
+        assert!(parse("x --local-plan").unwrap().local_plan);
+        assert_eq!(parse("x --if-revision 12").unwrap().if_revision, Some(12));
+        assert!(parse("x --if-revision none").is_err());
     }
 
     #[test]

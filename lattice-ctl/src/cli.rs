@@ -42,21 +42,18 @@ pub(crate) struct Cli {
 }
 
 /// Words of the article, of wash and of later versions that are no verbs here, and what to use instead.
-const LATER: [(&str, &str); 18] = [
+const LATER: [(&str, &str); 15] = [
     ("claim", "nothing needs signing yet: start the actor as it is, `lattice-ctl start actor file://… <id>`"),
     ("claims", "nothing is signed yet; `lattice-ctl get actors` shows what runs, with its digest in `-o wide`"),
     ("policy", "links are the policy for now: `lattice-ctl link put … --permissions …`, `lattice-ctl get links`"),
     ("policies", "links are the policy for now: `lattice-ctl get links`"),
     (
         "failover",
-        "`lattice-ctl scale actor <id> --hosts <healthy hosts>` moves an actor; `lattice-ctl get hosts --healthy-only` lists them",
+        "`lattice-ctl node drain <host>` moves what it can off a host; `lattice-ctl get hosts --healthy-only` lists the others",
     ),
     ("migrate", "`lattice-ctl scale actor <id> --hosts <host>` moves an actor; its state stays in its bucket"),
     ("snapshot", "an actor's state is in its bucket: `lattice-ctl kv ls`, `lattice-ctl kv get`"),
-    ("node", "`lattice-ctl stop host <name>` drains a host and ends it; `lattice-ctl scale` moves its actors first"),
-    ("schedule", "`--dry-run` on any change shows what it would do on which host"),
     ("app", "give the parts one by one: `start provider`, `start actor`, `link put`, `config put`"),
-    ("wait", "changes wait by themselves until the hosts have applied them"),
     ("top", "`lattice-ctl get inventory` shows what each host runs and uses"),
     ("dash", "`lattice-ctl get inventory` shows what each host runs and uses"),
     ("events", "`lattice-ctl sub 'lat.default.evt.>'` prints them as they happen"),

@@ -11,8 +11,11 @@ mod keys;
 mod kv;
 mod link;
 mod logs;
+mod needs;
+mod node;
 mod publish;
 mod scale;
+mod schedule;
 mod start;
 mod stop;
 mod stream;
@@ -20,6 +23,7 @@ mod subscribe;
 mod supervise;
 mod up;
 mod version;
+mod wait;
 
 use clap::Subcommand;
 
@@ -38,7 +42,12 @@ pub(crate) enum Command {
     Start(start::Start),
     #[command(subcommand)]
     Stop(stop::Stop),
-    Scale(scale::Scale),
+    Scale(Box<scale::Scale>),
+    #[command(subcommand)]
+    Schedule(schedule::Schedule),
+    #[command(subcommand)]
+    Node(node::Node),
+    Wait(wait::Wait),
     #[command(subcommand)]
     Link(link::Link),
     #[command(subcommand)]
@@ -72,6 +81,9 @@ impl Command {
             Self::Start(verb) => verb.run(output).await,
             Self::Stop(verb) => verb.run(output).await,
             Self::Scale(verb) => verb.run(output).await,
+            Self::Schedule(verb) => verb.run(output).await,
+            Self::Node(verb) => verb.run(output).await,
+            Self::Wait(verb) => verb.run(output).await,
             Self::Link(verb) => verb.run(output).await,
             Self::Config(verb) => verb.run(output).await,
             Self::Call(verb) => verb.run(output).await,

@@ -24,6 +24,8 @@ mod error;
 mod local;
 mod output;
 mod problems;
+mod scheduler;
+mod standing;
 mod view;
 
 use std::process::ExitCode;

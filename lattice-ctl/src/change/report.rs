@@ -1,10 +1,10 @@
 //! What a change did or would do, for people and programs.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use lattice_core::id::{ActorId, Generation, Revision};
 use lattice_core::inventory::Inventory;
-use lattice_core::plan::{PlanState, PlannedChange};
+use lattice_core::plan::{Displaced, PlanState, PlannedChange, Trouble};
 use serde::Serialize;
 
 use super::wait::Waited;
@@ -24,6 +24,9 @@ pub(crate) struct Applied {
     desired_revision: Revision,
     generation: Generation,
     changes: Vec<Line>,
+    /// Instances of actors that make room for others of higher priority.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    displaced: Vec<Room>,
     /// Hosts that do not answer and get their part when they are back.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     absent: Vec<String>,
@@ -45,6 +48,18 @@ struct Line {
     id: String,
     action: &'static str,
     detail: String,
+    /// Why there.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reason: Option<String>,
+}
+
+/// Who makes room for whom.
+#[derive(Debug, Serialize)]
+struct Room {
+    actor: ActorId,
+    by: ActorId,
+    host: String,
+    instances: u32,
 }
 
 impl Applied {
@@ -67,7 +82,8 @@ impl Applied {
             changed: !draft.keys.is_empty() || !draft.changes.is_empty(),
             desired_revision,
             generation,
-            changes: draft.changes.iter().map(|change| line(change, &draft.view.inventory)).collect(),
+            changes: draft.changes.iter().map(|change| line(change, draft)).collect(),
+            displaced: draft.displaced.iter().map(|displaced| room(displaced, &draft.view.inventory)).collect(),
             absent: waited.absent,
             left: waited.left,
             states: waited.states,
@@ -80,7 +96,8 @@ impl Document for Applied {
     fn text(&self, _wide: bool) -> String {
         let what = format!("{} {}", self.kind, self.name);
         if self.dry_run {
-            return format!("{what}: nothing was changed (dry run)");
+            let revision = self.desired_revision;
+            return format!("{what}: nothing was changed (dry run of revision {revision}; --if-revision {revision} makes just this change)");
         }
         let mut lines = if self.changed {
             vec![format!("{what} {} (generation {})", self.done, self.generation)]
@@ -103,22 +120,51 @@ impl Document for Applied {
 }
 
 /// The plan's changes as lines that begin with `+`, `-` or `~`.
-pub(super) fn diff(changes: &[PlannedChange], inventory: &Inventory) -> String {
+pub(super) fn diff(draft: &Draft) -> String {
     let row = |change: &PlannedChange| {
         let sign = match change.action {
             "start" => "+",
             "stop" => "-",
             _ => "~",
         };
-        let line = line(change, inventory);
-        vec![sign.to_owned(), line.host, line.what.to_owned(), line.id, line.detail]
+        let line = line(change, draft);
+        vec![sign.to_owned(), line.host, line.what.to_owned(), line.id, line.detail, line.reason.unwrap_or_default()]
     };
-    let text = columns(&["", "HOST", "WHAT", "ID", "DETAIL"], changes.iter().map(row));
+    let text = columns(&["", "HOST", "WHAT", "ID", "DETAIL", "WHY"], draft.changes.iter().map(row));
     // The signs say enough.
     text.split_once('\n').map_or_else(String::new, |(_, rows)| rows.to_owned())
 }
 
-fn line(change: &PlannedChange, inventory: &Inventory) -> Line {
+/// Who makes room for whom, and who then lacks a place: `low makes room for high on NEDGE01: 2 instances`.
+pub(super) fn rooms(draft: &Draft) -> Vec<String> {
+    let made = draft.displaced.iter().map(|displaced| {
+        let Room { actor, by, host, instances } = room(displaced, &draft.view.inventory);
+        format!("{actor} makes room for {by} on {host}: {instances} instances")
+    });
+    let actors: BTreeSet<&ActorId> = draft.displaced.iter().map(|displaced| &displaced.actor).collect();
+    let lacking = actors.into_iter().filter_map(|actor| match draft.troubles.get(actor)? {
+        Trouble::Missing { missing, .. } => Some(format!("{actor} then has no place for {missing} of its instances")),
+        Trouble::Links(_) => None,
+    });
+    made.chain(lacking).collect()
+}
+
+fn room(displaced: &Displaced, inventory: &Inventory) -> Room {
+    let Displaced { actor, by, host, instances } = displaced;
+    Room { actor: actor.clone(), by: by.clone(), host: inventory.name_of(host), instances: *instances }
+}
+
+fn line(change: &PlannedChange, draft: &Draft) -> Line {
+    let inventory = &draft.view.inventory;
     let id = if change.what == "host" { inventory.name_of(&change.host) } else { change.id.clone() };
-    Line { host: inventory.name_of(&change.host), what: change.what, id, action: change.action, detail: change.detail.clone() }
+    let choices = ActorId::new(change.id.as_str()).ok().filter(|_| change.what == "actor").and_then(|actor| draft.choices.get(&actor));
+    let chosen = choices.and_then(|choices| choices.iter().find(|choice| choice.host == change.host));
+    Line {
+        host: inventory.name_of(&change.host),
+        what: change.what,
+        id,
+        action: change.action,
+        detail: change.detail.clone(),
+        reason: chosen.map(|choice| choice.reason.clone()),
+    }
 }

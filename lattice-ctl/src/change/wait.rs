@@ -136,7 +136,7 @@ impl Waited {
         let answers = join_all(concerned.into_iter().map(ask)).await;
         let reports: Vec<HostReport> = answers.into_iter().filter_map(|answer| wire::decode(&answer.ok()?).ok()).collect();
         for actor in actors {
-            self.inspect_actor(actor, &reports)?;
+            self.inspect_actor(actor, &reports, draft)?;
         }
         for provider in providers {
             inspect_provider(provider, &reports)?;
@@ -144,31 +144,42 @@ impl Waited {
         Ok(())
     }
 
-    fn inspect_actor(&mut self, actor: &ActorId, reports: &[HostReport]) -> Result<(), Problem> {
-        let states = reports.iter().filter_map(|report| Some((report, &report.components.get(actor)?.state)));
+    fn inspect_actor(&mut self, actor: &ActorId, reports: &[HostReport], draft: &Draft) -> Result<(), Problem> {
         let mut failures = Vec::new();
-        for (report, state) in states {
-            match state {
+        let components = || reports.iter().filter_map(|report| Some((report, report.components.get(actor)?)));
+        for (report, component) in components() {
+            match &component.state {
                 ComponentState::Failed(why) => failures.push((report.name.to_string(), why.clone())),
                 // One host that runs it makes it a running actor.
                 ComponentState::Running => {
-                    self.states.insert(actor.clone(), state.to_string());
+                    self.states.insert(actor.clone(), component.state.to_string());
                 }
                 ComponentState::Waiting(_) | ComponentState::Starting => {
-                    self.states.entry(actor.clone()).or_insert_with(|| state.to_string());
+                    self.states.entry(actor.clone()).or_insert_with(|| component.state.to_string());
                 }
             }
         }
-        let link_errors = reports.iter().filter_map(|report| Some((report, &report.components.get(actor)?.link_errors)));
-        failures.extend(
-            link_errors
-                .flat_map(|(report, errors)| errors.iter().map(|(link, why)| (report.name.to_string(), format!("link {link}: {why}")))),
-        );
+        for (report, component) in components() {
+            for (link, why) in &component.link_errors {
+                let trouble = format!("link {link}: {why}");
+                if was_there(draft, report, actor, link, why) {
+                    self.states.entry(actor.clone()).and_modify(|state| state.push_str(&format!("; {trouble}")));
+                } else {
+                    failures.push((report.name.to_string(), trouble));
+                }
+            }
+        }
         match failures.first() {
             None => Ok(()),
             Some((host, why)) => Err(start_failed("actor", actor.as_str(), host, why, &failures)),
         }
     }
+}
+
+/// Whether a link was in that trouble before a change that is not about links: then the change has not failed.
+fn was_there(draft: &Draft, report: &HostReport, actor: &ActorId, link: &str, why: &str) -> bool {
+    let before = draft.view.inventory.hosts.get(&report.id).and_then(|host| host.components.get(actor));
+    draft.edited.links.is_empty() && before.and_then(|component| component.link_errors.get(link)).is_some_and(|was| was == why)
 }
 
 fn inspect_provider(provider: &ProviderId, reports: &[HostReport]) -> Result<(), Problem> {

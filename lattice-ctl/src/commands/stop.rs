@@ -1,7 +1,7 @@
 //! `stop`: actors, providers, hosts.
 
 mod actor;
-mod host;
+pub(super) mod host;
 mod provider;
 
 use clap::Subcommand;

@@ -394,8 +394,10 @@ fn a_server_that_only_a_link_knows() {
     assert!(not_here.all().is_empty());
     other.down();
     world.until("the link is in trouble", || (world.line("doctor").code == 1).then_some(()));
-    // The actor's own link, and those of others, are not.
-    assert_eq!(world.call("bridge", "config nothing").ok().trim(), "config nothing => (none)");
+    // The actor's other links are not, and what is changed meanwhile is changed.
+    let changed = world.line("config put bridge colour=red").ok();
+    assert!(changed.contains("bridge is running; link ") && changed.contains("connection refused"), "{changed}");
+    assert_eq!(world.call("bridge", "config colour").ok().trim(), "config colour => red");
 }
 
 /// The node's name, what its links say, its config; nothing else of the machine.

@@ -4,9 +4,12 @@ use std::collections::BTreeSet;
 
 use clap::Args;
 use lattice_core::id::{ActorId, Digest, HostId};
+use lattice_core::needs::Needs;
+use lattice_core::system::SystemActor;
 use lattice_core::wire::report::{ComponentReport, ComponentState, HostReport};
 use serde::Serialize;
 
+use crate::commands::needs;
 use crate::connection::{ConnectionArgs, Session};
 use crate::error::Outcome;
 use crate::output::{Document, Output, columns};
@@ -18,11 +21,16 @@ use crate::view::View;
 #[command(after_help = "\
 Examples:
   lattice-ctl get actors
+  lattice-ctl get actors -o wide                  # with what they ask for and what was measured
   lattice-ctl get actors edge-processor -o json")]
 pub(crate) struct Actors {
     /// Only these actors
     #[arg(value_name = "ID")]
     ids: Vec<ActorId>,
+
+    /// Lattice's own actors, too
+    #[arg(long, short = 'a')]
+    all: bool,
 
     #[command(flatten)]
     connection: ConnectionArgs,
@@ -36,6 +44,16 @@ struct Actor {
     instances: Vec<Instances>,
     /// Instances that may be ready at once in the whole lattice; none if it is being stopped.
     max: Option<u32>,
+    /// What one instance asks of its host.
+    #[serde(skip_serializing_if = "Needs::is_default")]
+    needs: Needs,
+    /// CPU time of its code lately on all hosts, in thousandths of a core.
+    cpu_used: u64,
+    /// Largest memory of one instance, in MiB.
+    memory_peak_mb: u32,
+    /// Which of lattice's own it is.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    system: Option<SystemActor>,
     image: Option<String>,
     digest: Option<Digest>,
 }
@@ -59,7 +77,8 @@ impl Actors {
         if let Some(unknown) = self.ids.iter().find(|id| !actors.iter().any(|actor| actor.id == **id)) {
             return Err(problems::no_actor(unknown.as_str(), &view.desired).into());
         }
-        actors.retain(|actor| self.ids.is_empty() || self.ids.contains(&actor.id));
+        let shown = |actor: &Actor| if self.ids.is_empty() { self.all || actor.system.is_none() } else { self.ids.contains(&actor.id) };
+        actors.retain(shown);
         if actors.is_empty() {
             output.note("no actors; `lattice-ctl start actor file://… <id>` starts one");
         }
@@ -87,6 +106,10 @@ fn actor(id: &ActorId, view: &View) -> Actor {
             .map(|(host, report)| Instances { host_id: host.id.clone(), host_name: host.name.to_string(), count: report.instances })
             .collect(),
         max: spec.map(|spec| spec.max),
+        needs: spec.map(|spec| spec.needs.clone()).unwrap_or_default(),
+        cpu_used: reports.iter().fold(0, |sum, (_, report)| sum.saturating_add(u64::from(report.cpu_used))),
+        memory_peak_mb: reports.iter().map(|(_, report)| report.memory_peak_mb).max().unwrap_or(0),
+        system: spec.and_then(|spec| spec.system),
         image: spec.map(|spec| spec.image.clone()),
         digest: spec.map(|spec| spec.digest.clone()).or_else(|| reports.first().map(|(_, report)| report.digest.clone())),
     }
@@ -115,14 +138,15 @@ impl Document for List {
         if self.0.is_empty() {
             return String::new();
         }
-        let header = ["ID", "INSTANCES", "MAX", "HOSTS", "STATE", "IMAGE", "DIGEST"];
-        let shown = if wide { header.len() } else { header.len() - 2 };
+        let header = ["ID", "INSTANCES", "MAX", "HOSTS", "STATE", "NEEDS", "CPU", "MEMORY", "IMAGE", "DIGEST"];
+        let shown = if wide { header.len() } else { header.len() - 5 };
         let rows = self.0.iter().map(|actor| {
             let ready: u64 = actor.instances.iter().map(|on| u64::from(on.count)).sum();
             let hosts: Vec<String> = actor.instances.iter().map(|on| format!("{}:{}", on.host_name, on.count)).collect();
             let max = actor.max.map_or_else(|| "-".to_owned(), |max| max.to_string());
             let mut row = vec![actor.id.to_string(), ready.to_string(), max, hosts.join(","), actor.state.clone()];
             if wide {
+                row.extend([needs::describe(&actor.needs), format!("{}m", actor.cpu_used), format!("{}Mi", actor.memory_peak_mb)]);
                 row.extend([actor.image.clone().unwrap_or_default(), actor.digest.as_ref().map(ToString::to_string).unwrap_or_default()]);
             }
             row

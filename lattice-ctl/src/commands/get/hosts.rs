@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use clap::Args;
-use lattice_core::id::{Generation, HostId};
+use lattice_core::id::{Generation, HostId, Region};
 use lattice_core::inventory::Health;
 use lattice_core::wire::report::Profile;
 use serde::Serialize;
@@ -42,9 +42,16 @@ struct Host {
     /// Told to stop and gone since.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     stopped: bool,
+    /// Nothing new is placed there.
+    cordoned: bool,
+    /// What runs there moves away.
+    draining: bool,
     profile: Option<Profile>,
     applied_generation: Option<Generation>,
     uptime_seconds: Option<u64>,
+    /// Round trip to a peer of each region in microseconds.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    rtt_us: BTreeMap<Region, u32>,
     #[serde(skip_serializing_if = "Option::is_none")]
     version: Option<String>,
 }
@@ -68,12 +75,16 @@ impl Hosts {
 }
 
 fn all(view: &View) -> Vec<Host> {
+    let wanted = |id: &HostId| view.desired.nodes.get(id).cloned().unwrap_or_default();
     let live = view.inventory.hosts.values().map(|report| Host {
         id: report.id.clone(),
         name: report.name.to_string(),
         labels: report.labels.clone(),
         state: Health::of(report),
         stopped: false,
+        cordoned: wanted(&report.id).cordoned,
+        draining: wanted(&report.id).draining,
+        rtt_us: report.rtt_us.clone(),
         profile: Some(report.profile),
         applied_generation: Some(report.applied_generation),
         uptime_seconds: Some(report.uptime_seconds),
@@ -85,6 +96,9 @@ fn all(view: &View) -> Vec<Host> {
         labels: BTreeMap::new(),
         state: Health::Unhealthy,
         stopped: view.was_stopped(id),
+        cordoned: wanted(id).cordoned,
+        draining: wanted(id).draining,
+        rtt_us: BTreeMap::new(),
         profile: None,
         applied_generation: None,
         uptime_seconds: None,
@@ -98,14 +112,17 @@ fn all(view: &View) -> Vec<Host> {
 impl Host {
     fn row(&self, wide: bool) -> Vec<String> {
         let or_dash = |text: Option<String>| text.unwrap_or_else(|| "-".to_owned());
-        let state = if self.stopped { format!("{} (stopped)", self.state.as_str()) } else { self.state.as_str().to_owned() };
+        let words = [(self.stopped, "stopped"), (self.cordoned, "cordoned"), (self.draining, "draining")];
+        let words: Vec<&str> = words.into_iter().filter_map(|(so, word)| so.then_some(word)).collect();
+        let state = if words.is_empty() { self.state.as_str().to_owned() } else { format!("{} ({})", self.state.as_str(), words.join(", ")) };
         let mut row = vec![self.name.clone(), state, pairs(&self.labels)];
         row.push(or_dash(self.profile.map(|p| format!("{}/{}m", p.cpu_used, p.cpu_capacity))));
         row.push(or_dash(self.profile.map(|p| format!("{}/{}Mi", p.memory_used_mb, p.memory_mb))));
         row.push(or_dash(self.applied_generation.map(|generation| generation.to_string())));
         row.push(or_dash(self.uptime_seconds.map(uptime)));
         if wide {
-            row.extend([or_dash(self.version.clone()), self.id.to_string()]);
+            let trips = self.rtt_us.iter().map(|(region, micros)| format!("{region}={}", milliseconds(*micros))).collect::<Vec<_>>();
+            row.extend([or_dash((!trips.is_empty()).then(|| trips.join(","))), or_dash(self.version.clone()), self.id.to_string()]);
         }
         row
     }
@@ -116,14 +133,19 @@ impl Document for List {
         if self.0.is_empty() {
             return String::new();
         }
-        let header = ["NAME", "STATE", "LABELS", "CPU", "MEMORY", "GENERATION", "UPTIME", "VERSION", "ID"];
-        let shown = if wide { header.len() } else { header.len() - 2 };
+        let header = ["NAME", "STATE", "LABELS", "CPU", "MEMORY", "GENERATION", "UPTIME", "RTT", "VERSION", "ID"];
+        let shown = if wide { header.len() } else { header.len() - 3 };
         columns(header.get(..shown).unwrap_or(&header), self.0.iter().map(|host| host.row(wide)))
     }
 
     fn names(&self) -> Vec<String> {
         self.0.iter().map(|host| format!("host/{}", host.name)).collect()
     }
+}
+
+/// `0.2ms`.
+fn milliseconds(micros: u32) -> String {
+    format!("{}.{}ms", micros / 1000, micros % 1000 / 100)
 }
 
 /// `3d4h`, `2h5m`, `7m12s`, `9s`.
@@ -139,9 +161,27 @@ fn uptime(seconds: u64) -> String {
 
 #[cfg(test)]
 mod tests {
+    use super::*;
+    use crate::view::tests::{host, view};
+    use lattice_core::desired::Desired;
+
+    #[test]
+    fn what_is_wanted_of_a_host_is_shown() {
+        let mut desired = Desired::default();
+        desired.edit_node(&host(0), |node| node.cordoned = true);
+        desired.edit_node(&host(1), |node| node.draining = true);
+        let mut view = view(3, desired);
+        view.inventory.hosts.get_mut(&host(0)).unwrap().rtt_us.insert(Region::new("eu").unwrap(), 1250);
+        let states: Vec<String> = all(&view).iter().map(|host| host.row(true)[1].clone()).collect();
+        assert_eq!(states, ["Healthy (cordoned)", "Healthy (draining)", "Healthy"]);
+        assert_eq!(all(&view)[0].row(true)[7], "eu=1.2ms");
+        let listed = serde_json::to_value(List(all(&view))).unwrap();
+        assert_eq!((&listed[0]["cordoned"], &listed[1]["draining"], &listed[2]["cordoned"]), (&true.into(), &true.into(), &false.into()));
+    }
+
     #[test]
     fn uptimes() {
-        let check = |seconds: u64, expected: &str| assert_eq!(super::uptime(seconds), expected);
+        let check = |seconds: u64, expected: &str| assert_eq!(uptime(seconds), expected);
         check(9, "9s");
         check(432, "7m12s");
         check(7500, "2h5m");

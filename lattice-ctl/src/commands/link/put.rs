@@ -148,7 +148,7 @@ impl Put {
         let notes = notes(&link, desired);
         let actors = desired.components.keys().filter(|id| **id == link.source).cloned().collect();
         let key = desired.put_link(link);
-        Ok(Edited { actors, providers: BTreeSet::new(), links: BTreeSet::from([key]), notes })
+        Ok(Edited { actors, links: BTreeSet::from([key]), notes, ..Edited::default() })
     }
 }
 

@@ -12,9 +12,10 @@ use lattice_core::id::{ActorId, ConfigName, Digest};
 use lattice_core::image::ActorImage;
 use lattice_core::wire::assignment::{InstancePolicy, Limits};
 
-use crate::args::HostsArg;
+use crate::args::{HostChoice, HostsArg};
 use crate::artifact;
 use crate::change::{ChangeArgs, Edited, Intent, WaitArg, Writer};
+use crate::commands::needs::{self, NeedsArgs};
 use crate::connection::{ConnectionArgs, Session};
 use crate::error::Outcome;
 use crate::output::Output;
@@ -36,7 +37,8 @@ const MAX_MEMORY_MB: i64 = 4096;
 #[command(after_help = "\
 Examples:
   lattice-ctl start actor file:///opt/actors/edge_processor.wasm edge-processor --host NEDGE01 --max 10
-  lattice-ctl start actor ./edge_processor.wasm edge-processor --host NEDGE01,NEDGE02
+  lattice-ctl start actor ./edge_processor.wasm edge-processor --host NEDGE01,NEDGE02 --spread
+  lattice-ctl start actor ./edge_processor.wasm edge-processor --max 4 --cpu 250 --memory 64 --region ap-east-1 --spread=region
   lattice-ctl start actor edge-processor --host NEDGE03          # one that is known already, on one more host
   lattice-ctl start actor ./edge_processor.wasm edge-processor --allow-update")]
 pub(crate) struct StartActor {
@@ -71,7 +73,7 @@ pub(crate) struct StartActor {
     #[arg(long, value_name = "MS", value_parser = clap::value_parser!(u32).range(1..=MAX_DEADLINE_MS))]
     deadline_ms: Option<u32>,
 
-    /// Memory of the actor on one host in MiB [default: 64]
+    /// Hard limit of the actor's memory on one host in MiB [default: 64, or what --memory asks for]
     #[arg(long, value_name = "MIB", value_parser = clap::value_parser!(u32).range(1..=MAX_MEMORY_MB))]
     memory_mb: Option<u32>,
 
@@ -83,10 +85,8 @@ pub(crate) struct StartActor {
     #[arg(long, hide = true, value_name = "NAME")]
     link_name: Option<String>,
 
-    /// Accepted for old scripts: instances are spread evenly over the named hosts
-    #[arg(long, hide = true, num_args = 0..=1, require_equals = true)]
-    spread: Option<Option<String>>,
-
+    #[command(flatten)]
+    needs: NeedsArgs,
     #[command(flatten)]
     change: ChangeArgs,
     #[command(flatten)]
@@ -156,8 +156,8 @@ impl StartActor {
     }
 
     fn edit(&self, id: &ActorId, source: &Source, view: &View, desired: &mut Desired) -> Result<Edited, Problem> {
-        let mut hosts = self.hosts.find(&view.inventory)?;
         let running = desired.components.get(id).cloned();
+        let before = running.as_ref().map_or(0, |running| needs::together(&running.needs, running.max));
         let mut spec = match (source, running.clone()) {
             (Source::Known, Some(running)) => running,
             (Source::Known, None) => return Err(unknown(id, desired)),
@@ -166,20 +166,43 @@ impl StartActor {
             }
             (Source::Stored { image, digest, .. }, None) => ComponentSpec::new(image, digest.clone()),
         };
-        if !hosts.is_empty() && running.is_some_and(|running| running.hosts.is_empty()) {
-            // It stays where the plan has put it, and runs on the named hosts, too.
-            hosts.extend(view.plan.shares_of(id).into_keys());
-        }
-        if !hosts.is_empty() {
-            spec.hosts = hosts;
+        match self.hosts.choice(&view.inventory)? {
+            HostChoice::Unsaid => {}
+            HostChoice::Any => spec.hosts = BTreeSet::new(),
+            HostChoice::Named(mut hosts) => {
+                if running.is_some_and(|running| running.hosts.is_empty()) {
+                    // It stays where the plan has put it, and runs on the named hosts, too.
+                    hosts.extend(view.plan.shares_of(id).into_keys());
+                }
+                spec.hosts = hosts;
+            }
         }
         self.settings(&mut spec);
+        spec.needs = self.needs.apply(&spec.needs)?;
         desired.start_component(id.clone(), spec, self.max, self.allow_update).map_err(|error| problems::edit(&error, desired))?;
+        if let Some(spec) = desired.components.get_mut(id) {
+            self.hold(spec, before)?;
+        }
         let mut edited = Edited { actors: BTreeSet::from([id.clone()]), ..Edited::default() };
         if let Source::Stored { shape, .. } = source {
             edited.notes.extend(missing_links(id, shape, desired));
         }
         Ok(edited)
+    }
+
+    /// The limit of memory holds what the actor asks for, unless it was given and is lower than that.
+    fn hold(&self, spec: &mut ComponentSpec, before: u32) -> Result<(), Problem> {
+        match self.memory_mb {
+            Some(limit) if limit < spec.needs.memory_mb => {
+                let asked = spec.needs.memory_mb;
+                Err(problems::usage(format!("--memory {asked} asks for more than --memory-mb {limit} allows on one host")))
+            }
+            Some(_) => Ok(()),
+            None => {
+                needs::hold(&mut spec.limits, before, needs::together(&spec.needs, spec.max));
+                Ok(())
+            }
+        }
     }
 
     /// Takes over what was asked for and leaves the rest as it is.
@@ -297,6 +320,24 @@ mod tests {
     fn an_actor_that_the_plan_placed_stays_there_too() {
         let next = edit("start a --host NEDGE02", running(&[])).unwrap();
         assert_eq!(next.components["a"].hosts, BTreeSet::from([host(0), host(1)]));
+    }
+
+    #[test]
+    fn the_choice_goes_back_to_the_plan() {
+        let next = edit("start a --hosts any --region eu --spread=region", running(&[0])).unwrap();
+        let spec = &next.components["a"];
+        assert!(spec.hosts.is_empty());
+        assert_eq!(spec.needs.region.as_ref().map(ToString::to_string).as_deref(), Some("eu"));
+    }
+
+    #[test]
+    fn the_memory_limit_holds_what_is_asked_for() {
+        let limit = |flags: &str| edit(&format!("start b.wasm a {flags}"), Desired::default()).map(|next| next.components["a"].limits.memory_mb);
+        assert_eq!(limit("--memory 100 --max 3").unwrap(), 300);
+        assert_eq!(limit("--memory 10").unwrap(), 64);
+        assert_eq!(limit("--memory 100 --max 3 --memory-mb 128").unwrap(), 128);
+        let refused = limit("--memory 100 --memory-mb 64").unwrap_err();
+        assert_eq!(refused.message, "--memory 100 asks for more than --memory-mb 64 allows on one host");
     }
 
     #[test]

@@ -48,19 +48,20 @@ impl StopHost {
         }
         let writer = Writer { session: &session, output, how: &self.change, wait: self.wait.wait };
         let intent = Intent { kind: "host", name: self.hosts.join(","), done: "stopped" };
-        writer.run(intent, &|view, desired| self.edit(view, desired)).await
+        writer.run(intent, &|view, desired| stop(&self.hosts, view, desired)).await
     }
+}
 
-    fn edit(&self, view: &View, desired: &mut Desired) -> Result<Edited, Problem> {
-        let hosts = self.hosts.iter().map(|text| view.inventory.find(text)).collect::<Result<BTreeSet<HostId>, Problem>>()?;
-        for host in hosts {
-            let Some(report) = view.inventory.hosts.get(&host) else {
-                let name = view.inventory.name_of(&host);
-                return Err(Problem::new(ErrorCode::HostNotFound, format!("host not found: {name} does not answer"))
-                    .hint("a host that is gone needs no stopping"));
-            };
-            desired.edit_node(&host, |node| node.stop = Some(report.incarnation.clone()));
-        }
-        Ok(Edited::default())
+/// Ends this start of each of the hosts.
+pub(in crate::commands) fn stop(hosts: &[String], view: &View, desired: &mut Desired) -> Result<Edited, Problem> {
+    let hosts = hosts.iter().map(|text| view.inventory.find(text)).collect::<Result<BTreeSet<HostId>, Problem>>()?;
+    for host in hosts {
+        let Some(report) = view.inventory.hosts.get(&host) else {
+            let name = view.inventory.name_of(&host);
+            return Err(Problem::new(ErrorCode::HostNotFound, format!("host not found: {name} does not answer"))
+                .hint("a host that is gone needs no stopping"));
+        };
+        desired.edit_node(&host, |node| node.stop = Some(report.incarnation.clone()));
     }
+    Ok(Edited::default())
 }
