@@ -60,8 +60,9 @@ programs: tools ## Build the guest programs that tests use
 	$(GUEST_BUILD) -p programs --examples
 
 .PHONY: install
-install: build actors ## Copy the binaries to ~/.local/bin (PREFIX=… to change)
+install: build actors ## Copy the binaries and the scheduler to ~/.local/bin (PREFIX=… to change)
 	install -D -t $(or $(PREFIX),$(HOME)/.local)/bin $(BIN)/lattice-ctl $(BIN)/lattice-host
+	install -m 644 -t $(or $(PREFIX),$(HOME)/.local)/bin $(GUESTS)/scheduler.wasm
 
 ##@ Check
 .PHONY: lint

@@ -55,7 +55,7 @@ impl Planner {
             return Ok(Self::Own);
         }
         if !scheduler::is_wanted(desired) {
-            return without_scheduler(session);
+            return Err(without_scheduler(session).into());
         }
         let deadline = Instant::now() + READY_WITHIN;
         loop {
@@ -73,9 +73,10 @@ impl Planner {
     }
 }
 
-/// What holds for a lattice whose desired state has no scheduler.
-fn without_scheduler(_session: &Session) -> Outcome<Planner> {
-    Ok(Planner::Own)
+/// A lattice whose desired state has no scheduler: it was made without one, or somebody has stopped it.
+fn without_scheduler(session: &Session) -> Problem {
+    Problem::new(ErrorCode::TimedOut, format!("no scheduler is to run in lattice `{}`", session.name()))
+        .hint("`lattice-ctl up` starts one; --local-plan makes the change without it")
 }
 
 /// Has the scheduler plan for desired state at `revision`, and reads the plan.

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 use lattice_core::error::{ErrorCode, Problem};
-use lattice_core::id::{HostId, HostName, LatticeName};
+use lattice_core::id::{HostId, HostName, LatticeName, Region};
 use lattice_core::subject::SubjectPattern;
 use lattice_nats::server::find_server;
 use rustix::process::Signal;
@@ -23,7 +23,8 @@ use crate::error::{CommandError, Outcome};
 use crate::local::folder::Folder;
 use crate::local::hosts;
 use crate::local::process::Process;
-use crate::local::settings::{ServerSettings, Settings};
+use crate::local::scheduler;
+use crate::local::settings::{ServerSettings, Settings, Turns};
 use crate::local::state::State;
 use crate::local::supervisor;
 use crate::output::{Document, Output, columns};
@@ -47,6 +48,7 @@ const MAX_ANSWER_BYTES: u64 = 1024 * 1024;
 Examples:
   lattice-ctl up --detach
   lattice-ctl up --detach --hosts 2 --label region=ap-east-1
+  lattice-ctl up --detach --hosts 4 --region ap-east-1,us-west-1 --cpu-capacity 2000 --memory-capacity 512,256
   lattice-ctl up --lattice test --nats-port 0 --data-dir /tmp/test      # a second one beside it
   lattice-ctl up --nats-host nats://cloud-nats:4222 --nats-nseed ./keys/nats-edge.nk --label region=ap-east-1 --label tier=edge")]
 pub(crate) struct Up {
@@ -61,6 +63,22 @@ pub(crate) struct Up {
     /// Label of the hosts, may be repeated
     #[arg(long, short = 'l', value_name = "KEY=VALUE", value_parser = args::pair)]
     label: Vec<(String, String)>,
+
+    /// Regions of the hosts, which take turns: with a,b the first is in a, the second in b, the third in a
+    #[arg(long, value_name = "REGION", value_delimiter = ',')]
+    region: Vec<Region>,
+
+    /// CPU that the hosts offer instead of the machine's, in thousandths of a core; several with commas are taken in turns
+    #[arg(long, env = "LATTICE_CPU_CAPACITY", value_name = "THOUSANDTHS", value_delimiter = ',', value_parser = clap::value_parser!(u32).range(1..))]
+    cpu_capacity: Vec<u32>,
+
+    /// Memory that the hosts offer instead of the machine's, in MiB; several with commas are taken in turns
+    #[arg(long, env = "LATTICE_MEMORY_CAPACITY", value_name = "MIB", value_delimiter = ',', value_parser = clap::value_parser!(u32).range(1..))]
+    memory_capacity: Vec<u32>,
+
+    /// Leave out the scheduler: changes are then planned by whoever makes them
+    #[arg(long)]
+    no_scheduler: bool,
 
     /// Beginning of the hosts' names
     #[arg(long, value_name = "TEXT", default_value = "NEDGE")]
@@ -179,6 +197,12 @@ impl Up {
             hosts: self.hosts,
             name_prefix: self.name_prefix.clone(),
             labels: labels(&self.label),
+            turns: Turns {
+                regions: self.region.clone(),
+                cpu_capacity: self.cpu_capacity.clone(),
+                memory_capacity: self.memory_capacity.clone(),
+            },
+            scheduler: if self.no_scheduler || self.hosts == 0 { None } else { Some(scheduler::find_component()?) },
             restart: !self.no_restart,
         })
     }

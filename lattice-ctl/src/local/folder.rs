@@ -71,7 +71,7 @@ impl Folder {
         self.root.join("logs").join(format!("{of}.log"))
     }
 
-    /// Credentials of a user of our own server: `operator` or `node`.
+    /// Credentials of a user of our own server: `operator`, `node` or `control`.
     pub(crate) fn creds(&self, user: &str) -> PathBuf {
         self.root.join("creds").join(format!("{user}.nk"))
     }

@@ -9,6 +9,7 @@ use lattice_core::id::HostName;
 use tokio::process::{Child, Command};
 
 use super::folder::Folder;
+use super::scheduler::CONTROL_LABEL;
 use super::settings::Settings;
 use crate::connection::environment;
 use crate::problems;
@@ -18,13 +19,15 @@ const PROGRAM: &str = "lattice-host";
 /// Names the program before any other place is looked at.
 const PROGRAM_VARIABLE: &str = "LATTICE_HOST_BIN";
 /// Settings that a host would take from the environment; ours are given as flags.
-const HOST_VARIABLES: [&str; 7] = [
+const HOST_VARIABLES: [&str; 9] = [
     "LATTICE_NATS_URL",
     "LATTICE_CREDS",
     "LATTICE_TLS_CA",
     "LATTICE_LATTICE",
     "LATTICE_HOST_NAME",
     "LATTICE_DATA_DIR",
+    "LATTICE_CPU_CAPACITY",
+    "LATTICE_MEMORY_CAPACITY",
     "WASMCLOUD_LATTICE",
 ];
 /// Highest number in a host's name.
@@ -84,13 +87,15 @@ pub(crate) struct Access {
     pub(crate) creds: Option<PathBuf>,
     /// Certificates to trust.
     pub(crate) tls_ca: Option<PathBuf>,
+    /// Whether it may do what the scheduler's host has to.
+    pub(crate) control: bool,
 }
 
-/// Starts a host in a process group of its own, so that Ctrl-C reaches only whoever looks after it.
+/// Starts the host with this number, counted from 0, in a process group of its own, so that Ctrl-C reaches only whoever looks after it.
 ///
 /// # Errors
 /// If the program cannot be started or its log not be opened.
-pub(crate) fn spawn(name: &HostName, settings: &Settings, access: &Access, folder: &Folder) -> Result<Child, Problem> {
+pub(crate) fn spawn(name: &HostName, number: usize, settings: &Settings, access: &Access, folder: &Folder) -> Result<Child, Problem> {
     let log = folder.open_log(name.as_str())?;
     let path = folder.log(name.as_str());
     let log_too = log.try_clone().map_err(|error| problems::path("log", &path, &error))?;
@@ -106,6 +111,11 @@ pub(crate) fn spawn(name: &HostName, settings: &Settings, access: &Access, folde
     for (key, value) in &settings.labels {
         command.arg("--label").arg(format!("{key}={value}"));
     }
+    if access.control {
+        let (label, value) = CONTROL_LABEL;
+        command.arg("--label").arg(format!("{label}={value}"));
+    }
+    command.args(settings.turns.flags(number));
     for variable in HOST_VARIABLES {
         command.env_remove(variable);
     }

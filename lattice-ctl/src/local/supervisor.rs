@@ -7,11 +7,13 @@
 
 use std::collections::BTreeSet;
 use std::fs::File;
+use std::path::Path;
 use std::process::ExitStatus;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use futures::StreamExt as _;
 use futures::stream::BoxStream;
+use lattice_core::desired::Desired;
 use lattice_core::error::{ErrorCode, Problem};
 use lattice_core::id::HostName;
 use lattice_core::subject;
@@ -29,6 +31,7 @@ use super::folder::Folder;
 use super::hosts::{self, Access};
 use super::process::Process;
 use super::restart::Restart;
+use super::scheduler;
 use super::settings::{ServerSettings, Settings};
 use super::state::{HostState, State};
 use crate::change::{ChangeArgs, Edited, Intent, Writer};
@@ -103,6 +106,8 @@ struct Supervisor {
     /// How host processes end, with their place in that order.
     ends: JoinSet<(usize, std::io::Result<ExitStatus>)>,
     state: State,
+    /// Whether only hosts with the label of ours may run the scheduler.
+    guarded: bool,
     /// Given back when everything has ended.
     _lock: File,
 }
@@ -138,7 +143,7 @@ impl Supervisor {
             state.tls_ca.clone_from(tls_ca);
         }
         let (server_restart, host_restarts, ends) = (Restart::default(), Vec::new(), JoinSet::new());
-        Ok(Self { settings, folder, server, server_restart, host_restarts, ends, state, _lock: lock })
+        Ok(Self { settings, folder, server, server_restart, host_restarts, ends, state, guarded: false, _lock: lock })
     }
 
     /// Makes the lattice on the server, starts the hosts, and gives them their part of the plan.
@@ -154,6 +159,7 @@ impl Supervisor {
             .map(|report| report.name.clone())
             .chain(view.inventory.absent.values().flatten().cloned())
             .collect();
+        self.guarded = self.needs_control(&view);
         let names = hosts::names(&self.settings.name_prefix, self.settings.hosts, &self.folder.known_hosts(), &taken)?;
         // Subscribed before they start, so that the first word of each is heard.
         let heartbeats = session.lattice.subscribe(subject::heartbeats(session.name())).await?;
@@ -164,7 +170,7 @@ impl Supervisor {
             self.start_host(self.state.hosts.len() - 1)?;
         }
         self.hear_hosts(reports).await?;
-        self.commit_plan(&session, view.plan.head.is_none(), output).await?;
+        self.plan(&session, &view, output).await?;
         if let Err(problem) = context::add(&self.folder, &self.state) {
             say(output, &format!("note: no context was made: {problem}"));
         }
@@ -197,27 +203,58 @@ impl Supervisor {
         }
     }
 
-    /// Plans for the hosts that are here now. Only the first plan of a lattice must succeed: later ones can be made by any
-    /// change, and a node's credentials do not allow them.
-    async fn commit_plan(&self, session: &Session, first: bool, output: &Output) -> Outcome {
-        let how = ChangeArgs::default();
-        let writer = Writer { session, output, how: &how, wait: None };
-        let intent = Intent { kind: "lattice", name: session.name().to_string(), done: "planned" };
-        match writer.apply(intent, &|_, _| Ok(Edited::default())).await {
+    /// Plans for the hosts that are here now, the scheduler among what they run. Only the first plan of a lattice must
+    /// succeed: later ones can be made by any change, and a node's credentials do not allow them.
+    async fn plan(&self, session: &Session, view: &View, output: &Output) -> Outcome {
+        let first = view.plan.head.is_none();
+        let joined = matches!(self.settings.server, ServerSettings::Existing { .. }) && crate::scheduler::is_wanted(&view.desired);
+        if joined && scheduler::answers(session).await {
+            // It has heard the new hosts, too.
+            return Ok(());
+        }
+        let component = self.settings.scheduler.as_deref().filter(|_| !joined && !self.state.hosts.is_empty());
+        match self.commit_plan(session, component, output).await {
             Err(CommandError::Problem(problem)) if !first => {
                 say(output, &format!("note: the plan could not be brought up to date: {problem}"));
                 Ok(())
             }
-            other => other.map(drop),
+            other => other,
         }
+    }
+
+    async fn commit_plan(&self, session: &Session, component: Option<&Path>, output: &Output) -> Outcome {
+        let wanted = match component {
+            Some(path) => Some(scheduler::Wanted::prepare(session, path, self.state.hosts.len(), self.guarded).await?),
+            None => None,
+        };
+        // The scheduler is not there yet.
+        let how = ChangeArgs { local_plan: true, ..ChangeArgs::default() };
+        let writer = Writer { session, output, how: &how, wait: None };
+        let intent = Intent { kind: "lattice", name: session.name().to_string(), done: "planned" };
+        let edit = |_: &View, desired: &mut Desired| {
+            wanted.iter().try_for_each(|wanted| wanted.put(desired))?;
+            Ok(Edited { may_displace: true, ..Edited::default() })
+        };
+        writer.apply(intent, &edit).await?;
+        if wanted.is_some() {
+            scheduler::until_ready(session).await?;
+        }
+        Ok(())
+    }
+
+    /// Whether hosts need more rights for the scheduler than others have, and ours have them: on our own server where it
+    /// demands credentials, and on another one where we make the lattice.
+    fn needs_control(&self, view: &View) -> bool {
+        let own = matches!(self.settings.server, ServerSettings::Own { .. });
+        self.state.creds.is_some() && (own || view.plan.head.is_none())
     }
 
     fn start_host(&mut self, index: usize) -> Result<(), Problem> {
         let own_creds = matches!(self.settings.server, ServerSettings::Own { .. });
-        let creds = self.state.creds.clone().map(|creds| if own_creds { self.folder.creds("node") } else { creds });
-        let access = Access { url: self.state.nats_url.clone(), creds, tls_ca: self.state.tls_ca.clone() };
+        let creds = self.state.creds.clone().map(|creds| if own_creds { self.folder.creds("control") } else { creds });
+        let access = Access { url: self.state.nats_url.clone(), creds, tls_ca: self.state.tls_ca.clone(), control: self.guarded };
         let Some(host) = self.state.hosts.get_mut(index) else { return Ok(()) };
-        let mut child = hosts::spawn(&host.name, &self.settings, &access, &self.folder)?;
+        let mut child = hosts::spawn(&host.name, index, &self.settings, &access, &self.folder)?;
         host.process = child.id().and_then(Process::of);
         self.ends.spawn(async move { (index, child.wait().await) });
         if let Some(restart) = self.host_restarts.get_mut(index) {
