@@ -314,7 +314,8 @@ fn check_revision(wanted: Option<u64>, found: Revision) -> Result<(), Problem> {
         None => Ok(()),
         Some(wanted) => {
             let message = format!("somebody else changed it: revision {wanted} was expected, {found} was found");
-            Err(Problem::new(ErrorCode::Conflict, message).hint("nothing was changed; look at the new state with --dry-run, then try again"))
+            Err(Problem::new(ErrorCode::Conflict, message)
+                .hint("nothing was changed; look at the new state with --dry-run, then try again"))
         }
     }
 }

@@ -28,7 +28,8 @@ Exit codes: 0 done · 1 failed · 2 usage · 3 somebody else changed it · 4 not
 Examples:
   lattice-ctl up --detach --hosts 2
   lattice-ctl start provider builtin://messaging-nats messaging
-  lattice-ctl start actor file://./edge_processor.wasm edge-processor --host NEDGE01
+  lattice-ctl start actor file://./edge_processor.wasm edge-processor --max 4 --memory 64 --spread=region
+  lattice-ctl scale edge-processor --max 12 --dry-run
   lattice-ctl link put edge-processor messaging wasmcloud:messaging default --subscription edge.sensor.ap-east-1
   lattice-ctl down"
 )]
@@ -47,10 +48,7 @@ const LATER: [(&str, &str); 15] = [
     ("claims", "nothing is signed yet; `lattice-ctl get actors` shows what runs, with its digest in `-o wide`"),
     ("policy", "links are the policy for now: `lattice-ctl link put … --permissions …`, `lattice-ctl get links`"),
     ("policies", "links are the policy for now: `lattice-ctl get links`"),
-    (
-        "failover",
-        "`lattice-ctl node drain <host>` moves what it can off a host; `lattice-ctl get hosts --healthy-only` lists the others",
-    ),
+    ("failover", "`lattice-ctl node drain <host>` moves what it can off a host; `lattice-ctl get hosts --healthy-only` lists the others"),
     ("migrate", "`lattice-ctl scale actor <id> --hosts <host>` moves an actor; its state stays in its bucket"),
     ("snapshot", "an actor's state is in its bucket: `lattice-ctl kv ls`, `lattice-ctl kv get`"),
     ("app", "give the parts one by one: `start provider`, `start actor`, `link put`, `config put`"),

@@ -7,8 +7,8 @@ use lattice_core::error::{ErrorCode, Problem};
 use lattice_core::subject::{self, SchedulerVerb};
 use lattice_core::system::SystemActor;
 use lattice_core::wire::json;
-use serde::de::DeserializeOwned;
 use serde::Deserialize;
+use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use crate::bus::{self, Answer};
@@ -76,7 +76,8 @@ struct Failure {
 }
 
 fn read<T: DeserializeOwned>(payload: &[u8]) -> Result<T, Unanswered> {
-    let foreign = |error: &(dyn std::error::Error + 'static)| Unanswered::Refused(problems::failed("reading the scheduler's answer", error));
+    let foreign =
+        |error: &(dyn std::error::Error + 'static)| Unanswered::Refused(problems::failed("reading the scheduler's answer", error));
     let value: Value = json::parse(payload, json::MAX_CONTROL_BYTES, json::MAX_DEPTH).map_err(|error| foreign(&error))?;
     if value.get("error").is_some() {
         let failure: Failure = serde_json::from_value(value).map_err(|error| foreign(&error))?;

@@ -134,10 +134,7 @@ mod tests {
     #[test]
     fn what_is_half_done_says_so() {
         let problem = half_done(Revision(9), Problem::new(ErrorCode::TimedOut, "no scheduler answers within 3 s"));
-        assert_eq!(
-            problem.message,
-            "desired state is committed (revision 9), the plan is not yet: no scheduler answers within 3 s"
-        );
+        assert_eq!(problem.message, "desired state is committed (revision 9), the plan is not yet: no scheduler answers within 3 s");
         assert_eq!(problem.code.exit_code(), 5);
         assert!(problem.hint.is_some());
     }

@@ -97,7 +97,9 @@ impl Document for Applied {
         let what = format!("{} {}", self.kind, self.name);
         if self.dry_run {
             let revision = self.desired_revision;
-            return format!("{what}: nothing was changed (dry run of revision {revision}; --if-revision {revision} makes just this change)");
+            return format!(
+                "{what}: nothing was changed (dry run of revision {revision}; --if-revision {revision} makes just this change)"
+            );
         }
         let mut lines = if self.changed {
             vec![format!("{what} {} (generation {})", self.done, self.generation)]
@@ -139,7 +141,8 @@ pub(super) fn diff(draft: &Draft) -> String {
 pub(super) fn rooms(draft: &Draft) -> Vec<String> {
     let made = draft.displaced.iter().map(|displaced| {
         let Room { actor, by, host, instances } = room(displaced, &draft.view.inventory);
-        format!("{actor} makes room for {by} on {host}: {instances} instances")
+        let noun = if instances == 1 { "instance" } else { "instances" };
+        format!("{actor} makes room for {by} on {host}: {instances} {noun}")
     });
     let actors: BTreeSet<&ActorId> = draft.displaced.iter().map(|displaced| &displaced.actor).collect();
     let lacking = actors.into_iter().filter_map(|actor| match draft.troubles.get(actor)? {

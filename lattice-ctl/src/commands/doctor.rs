@@ -6,13 +6,16 @@ use clap::Args;
 use lattice_core::error::{ErrorCode, Problem};
 use lattice_core::inventory::Health;
 use lattice_core::plan;
+use lattice_core::subject::SchedulerVerb;
 use lattice_core::wire::report::ComponentState;
+use lattice_core::wire::schedule::SchedulerStatus;
 use serde::Serialize;
 
 use crate::connection::{ConnectionArgs, Session};
 use crate::error::{CommandError, Outcome};
 use crate::local::context;
 use crate::output::{Document, Output, columns, new_causes};
+use crate::scheduler;
 use crate::view::View;
 
 /// Oldest nats-server that is good enough.
@@ -91,6 +94,7 @@ impl Report {
         match View::read(session).await {
             Ok(view) => {
                 self.hosts(&view);
+                self.scheduler(session, &view).await;
                 self.plan(&view);
                 self.links(&view);
                 self.actors(&view);
@@ -154,6 +158,28 @@ impl Report {
             self.add("hosts", Verdict::Warning, format!("{answering} answer; degraded: {}", degraded.join(", ")), None);
         } else {
             self.ok("hosts", format!("{answering} answer"));
+        }
+    }
+
+    async fn scheduler(&mut self, session: &Session, view: &View) {
+        let check = "scheduler";
+        if !scheduler::is_wanted(&view.desired) {
+            let hint = "`lattice-ctl up` starts one; until then changes need --local-plan".to_owned();
+            return self.add(check, Verdict::Warning, "none is to run".to_owned(), Some(hint));
+        }
+        let asked = scheduler::ask::<SchedulerStatus>(session, SchedulerVerb::Status, Vec::new(), scheduler::PATIENCE).await;
+        match asked.map_err(Problem::from) {
+            Err(problem) => self.problem(check, problem),
+            Ok(status) if !status.cloned.is_empty() => {
+                let ids: Vec<&str> = status.cloned.iter().map(AsRef::as_ref).collect();
+                let hint = "give one of them another data folder".to_owned();
+                self.add(check, Verdict::Wrong, format!("two processes use the identity {}", ids.join(", ")), Some(hint));
+            }
+            Ok(status) if !status.ready => {
+                let detail = format!("the one on {} does not know enough to plan yet", status.node);
+                self.add(check, Verdict::Warning, detail, Some("it waits for the heartbeats of all hosts".to_owned()));
+            }
+            Ok(status) => self.ok(check, format!("the one on {} answers and hears {} hosts", status.node, status.hosts)),
         }
     }
 

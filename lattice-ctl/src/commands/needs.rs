@@ -97,7 +97,9 @@ fn class(text: &str) -> Result<Class, String> {
     match text {
         "shared" => Ok(Class::Shared),
         "autonomous" => Ok(Class::Autonomous),
-        "fenced" | "strict" => Err(format!("{text} needs the failover actor, which this version does not have; there are shared and autonomous")),
+        "fenced" | "strict" => {
+            Err(format!("{text} needs the failover actor, which this version does not have; there are shared and autonomous"))
+        }
         _ => Err("there are shared and autonomous".to_owned()),
     }
 }
@@ -254,8 +256,18 @@ mod tests {
     #[test]
     fn everything_can_be_taken_back() {
         let back = [
-            "--cpu=0", "--memory=0", "--region=", "--require=", "--prefer=", "--max-latency-ms=0", "--priority=0", "--anti-affinity=",
-            "--class=shared", "--no-spread", "--placement=balanced", "--no-daemon",
+            "--cpu=0",
+            "--memory=0",
+            "--region=",
+            "--require=",
+            "--prefer=",
+            "--max-latency-ms=0",
+            "--priority=0",
+            "--anti-affinity=",
+            "--class=shared",
+            "--no-spread",
+            "--placement=balanced",
+            "--no-daemon",
         ];
         assert_eq!(apply(&back, &Needs { daemon: true, ..everything() }), Needs::default());
         assert_eq!(apply(&["--region", "", "--anti-affinity", ""], &everything()).region, None);

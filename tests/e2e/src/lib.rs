@@ -11,6 +11,7 @@ pub mod http;
 pub mod process;
 
 use std::cell::Cell;
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
@@ -147,7 +148,10 @@ impl World {
         let hosts = hosts.to_string();
         let data = world.data_dir();
         let label = format!("region={REGION}");
-        let mut arguments = vec!["up", "--detach", "-o", "json", "--hosts", &hosts, "--label", &label];
+        let mut arguments = vec!["up", "--detach", "-o", "json", "--hosts", &hosts];
+        if !flags.contains(&"--region") {
+            arguments.extend(["--label", &label]);
+        }
         if !flags.contains(&"--nats-port") {
             arguments.extend(["--nats-port", "0"]);
         }
@@ -299,6 +303,13 @@ impl World {
         let Some(actor) = actor else { return ("absent".to_owned(), 0) };
         let instances = actor["instances"].as_array().map_or(0, |all| all.iter().filter_map(|one| one["count"].as_u64()).sum());
         (actor["state"].as_str().unwrap_or_default().to_owned(), instances)
+    }
+
+    /// Ready instances of an actor by host name.
+    pub fn instances(&self, id: &str) -> BTreeMap<String, u64> {
+        let actors = self.line(&format!("get actors {id} -o json")).json();
+        let on = |one: &Value| Some((one["host_name"].as_str()?.to_owned(), one["count"].as_u64()?));
+        actors[0]["instances"].as_array().map(|all| all.iter().filter_map(on).collect()).unwrap_or_default()
     }
 
     /// Waits until an actor is in a state that starts with `state`, and says which.

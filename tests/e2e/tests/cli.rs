@@ -179,7 +179,7 @@ fn forget_what_moves(value: &mut Value) {
     match value {
         Value::Array(items) => items.iter_mut().for_each(forget_what_moves),
         Value::Object(fields) => {
-            for name in ["profile", "uptime_seconds", "seq", "handled"] {
+            for name in ["profile", "uptime_seconds", "seq", "handled", "cpu_used", "memory_peak_mb", "rtt_us"] {
                 fields.remove(name);
             }
             fields.values_mut().for_each(forget_what_moves);

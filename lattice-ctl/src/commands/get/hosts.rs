@@ -114,7 +114,8 @@ impl Host {
         let or_dash = |text: Option<String>| text.unwrap_or_else(|| "-".to_owned());
         let words = [(self.stopped, "stopped"), (self.cordoned, "cordoned"), (self.draining, "draining")];
         let words: Vec<&str> = words.into_iter().filter_map(|(so, word)| so.then_some(word)).collect();
-        let state = if words.is_empty() { self.state.as_str().to_owned() } else { format!("{} ({})", self.state.as_str(), words.join(", ")) };
+        let state =
+            if words.is_empty() { self.state.as_str().to_owned() } else { format!("{} ({})", self.state.as_str(), words.join(", ")) };
         let mut row = vec![self.name.clone(), state, pairs(&self.labels)];
         row.push(or_dash(self.profile.map(|p| format!("{}/{}m", p.cpu_used, p.cpu_capacity))));
         row.push(or_dash(self.profile.map(|p| format!("{}/{}Mi", p.memory_used_mb, p.memory_mb))));

@@ -318,7 +318,9 @@ mod tests {
 
     #[test]
     fn an_actor_that_the_plan_placed_stays_there_too() {
-        let next = edit("start a --host NEDGE02", running(&[])).unwrap();
+        let mut before = Desired::default();
+        before.start_component(actor("a"), component(&[]), Some(1), false).unwrap();
+        let next = edit("start a --host NEDGE02", before).unwrap();
         assert_eq!(next.components["a"].hosts, BTreeSet::from([host(0), host(1)]));
     }
 
@@ -332,7 +334,8 @@ mod tests {
 
     #[test]
     fn the_memory_limit_holds_what_is_asked_for() {
-        let limit = |flags: &str| edit(&format!("start b.wasm a {flags}"), Desired::default()).map(|next| next.components["a"].limits.memory_mb);
+        let limit =
+            |flags: &str| edit(&format!("start b.wasm a {flags}"), Desired::default()).map(|next| next.components["a"].limits.memory_mb);
         assert_eq!(limit("--memory 100 --max 3").unwrap(), 300);
         assert_eq!(limit("--memory 10").unwrap(), 64);
         assert_eq!(limit("--memory 100 --max 3 --memory-mb 128").unwrap(), 128);

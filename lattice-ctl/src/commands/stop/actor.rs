@@ -53,8 +53,15 @@ impl StopActor {
             let message = format!("actor {} does not run on {}", self.id, view.inventory.name_of(stranger));
             return Err(Problem::new(ErrorCode::NotFound, message).hint(format!("it runs on {}", on.join(", "))));
         }
+        let is_system = desired.components.get(&self.id).is_some_and(|spec| spec.system.is_some());
         desired.stop_component(&self.id, &hosts, &shares).map_err(|error| problems::edit(&error, desired))?;
-        Ok(Edited::default())
+        let mut edited = Edited::default();
+        if is_system && !desired.components.contains_key(&self.id) {
+            edited.notes.push(
+                "without it changes need --local-plan, and nothing is planned by itself; `lattice-ctl up` starts it again".to_owned(),
+            );
+        }
+        Ok(edited)
     }
 }
 
