@@ -337,6 +337,32 @@ pub fn scheduler_request(lattice: &LatticeName, verb: SchedulerVerb) -> String {
     format!("lat.{lattice}.sched.{}", verb.token())
 }
 
+/// What a message that the scheduler hears is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Heard {
+    /// A heartbeat.
+    Heartbeat,
+    /// A key of desired state was committed.
+    DesiredChanged,
+    /// A question.
+    Question(SchedulerVerb),
+}
+
+impl Heard {
+    /// The lattice that `subject` belongs to and what a message on it is about; none if the scheduler has no use for it.
+    pub fn of_subject(subject: &str) -> Option<(LatticeName, Self)> {
+        let mut tokens = subject.strip_prefix("lat.")?.splitn(3, '.');
+        let lattice = LatticeName::new(tokens.next()?).ok()?;
+        let heard = match (tokens.next()?, tokens.next()?) {
+            ("hb", _) => Self::Heartbeat,
+            ("changed", key) if key.starts_with("desired.") => Self::DesiredChanged,
+            ("sched", verb) => Self::Question(SchedulerVerb::ALL.into_iter().find(|known| known.token() == verb)?),
+            _ => return None,
+        };
+        Some((lattice, heard))
+    }
+}
+
 /// `lat.<L>.planned.<host>`: the plan holds a new assignment for the host (published by the server after the commit).
 pub fn planned(lattice: &LatticeName, host: &HostId) -> String {
     format!("lat.{lattice}.planned.{host}")
@@ -520,6 +546,26 @@ mod tests {
         check("", "=");
         check("é", "=C3=A9");
         check("a>*\n", "a=3E=2A=0A");
+    }
+
+    #[test]
+    fn what_the_scheduler_hears() {
+        let check = |subject: &str, expected: Option<Heard>| {
+            let found = Heard::of_subject(subject);
+            assert!(found.as_ref().is_none_or(|(lattice, _)| lattice.as_str() == "default"));
+            assert_eq!(found.map(|(_, heard)| heard), expected, "{subject}");
+        };
+        let lattice = LatticeName::new("default").unwrap();
+        check("lat.default.hb.eu.N", Some(Heard::Heartbeat));
+        check("lat.default.changed.desired.component.a", Some(Heard::DesiredChanged));
+        for verb in SchedulerVerb::ALL {
+            check(&scheduler_request(&lattice, verb), Some(Heard::Question(verb)));
+        }
+        for other in
+            ["lat.default.changed.verdict.x", "lat.default.sched.place.x", "lat.default.call.a", "lat.default", "edge.default.hb.eu.N", ""]
+        {
+            check(other, None);
+        }
     }
 
     #[test]

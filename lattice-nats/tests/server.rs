@@ -252,13 +252,13 @@ async fn the_host_of_the_scheduler_may_write_the_plan_and_nothing_else_of_the_op
     let _deaf = node.subscribe(verb.clone()).await.unwrap();
     let nobody = operator.request(verb.clone(), Bytes::new(), DEADLINE).await.unwrap_err();
     assert!(matches!(nobody, AskError::Nobody { .. }), "{nobody:?}");
-    for (who, subject) in [(&control, verb), (&node, "lat.default.rtt.eu".to_owned())] {
+    let status = subject::scheduler(node.name(), "status");
+    for (who, asker, subject) in [(&control, &operator, verb), (&control, &node, status), (&node, &node, "lat.default.rtt.eu".to_owned())] {
         let mut requests = who.subscribe(subject.clone()).await.unwrap();
         let answering = async {
             let question = requests.next().await.unwrap();
             who.connection().client().publish(question.reply.unwrap(), "here".into()).await.unwrap();
         };
-        let asker = if subject.contains("rtt") { &node } else { &operator };
         let (answer, ()) = tokio::join!(asker.request(subject.clone(), Bytes::new(), DEADLINE), answering);
         assert_eq!(answer.unwrap(), "here", "{subject}");
     }

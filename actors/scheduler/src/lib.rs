@@ -29,7 +29,7 @@ use bindings::wasmcloud::messaging::consumer;
 use lattice_core::id::{ActorId, LatticeName, Revision};
 use lattice_core::plan::KeyChange;
 use lattice_core::scheduler::{FRESH_FOR_MS, MAX_HISTORY, Millis, Scheduler, Step};
-use lattice_core::subject::{self, SchedulerVerb, Verb};
+use lattice_core::subject::{self, Heard, SchedulerVerb, Verb};
 use lattice_core::system::{DESIRED, PLAN};
 use lattice_core::wire;
 use lattice_core::wire::schedule::PastDecision;
@@ -78,19 +78,17 @@ impl Replica {
             // Its own host is heard each second: it was cut off, and so were the messages about changes.
             self.scheduler.handle_reconnected();
         }
-        let mut tokens = message.subject.split('.').skip(1);
-        let (lattice, kind) = (tokens.next().unwrap_or_default(), tokens.next().unwrap_or_default());
-        let lattice = LatticeName::new(lattice).map_err(|error| error.to_string())?;
-        let verb = SchedulerVerb::of_subject(&message.subject).filter(|_| kind == "sched");
-        match (kind, verb) {
-            ("hb", _) => self.scheduler.handle_heartbeat(&message.subject, &message.body, now),
+        let unknown = || format!("nothing is known of messages on {}", message.subject);
+        let (lattice, heard) = Heard::of_subject(&message.subject).ok_or_else(unknown)?;
+        match heard {
+            Heard::Heartbeat => self.scheduler.handle_heartbeat(&message.subject, &message.body, now),
             // Whoever asks for a plan knows of a change that may not have been heard here yet.
-            ("changed", _) | (_, Some(SchedulerVerb::Plan)) => self.scheduler.handle_desired_changed(),
-            (_, Some(SchedulerVerb::Status | SchedulerVerb::Nodes | SchedulerVerb::Place | SchedulerVerb::Explain) | None) => {}
+            Heard::DesiredChanged | Heard::Question(SchedulerVerb::Plan) => self.scheduler.handle_desired_changed(),
+            Heard::Question(_) => {}
         }
         self.work(&lattice);
-        match (&message.reply_to, verb) {
-            (Some(reply_to), Some(verb)) => publish(reply_to, self.answer(verb, &message.body)),
+        match (&message.reply_to, heard) {
+            (Some(reply_to), Heard::Question(verb)) => publish(reply_to, self.answer(verb, &message.body)),
             (Some(_) | None, _) => Ok(()),
         }
     }

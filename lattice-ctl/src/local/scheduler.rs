@@ -49,7 +49,11 @@ pub(crate) fn find_component() -> Result<PathBuf, Problem> {
     let missing = |message: String| Problem::new(ErrorCode::NotFound, message).hint(hint);
     if let Some(folder) = environment(FOLDER_VARIABLE) {
         let path = Path::new(&folder).join(name);
-        return if path.is_file() { Ok(absolute(path)) } else { Err(missing(format!("{FOLDER_VARIABLE} names {folder}, which has no {name}"))) };
+        return if path.is_file() {
+            Ok(absolute(path))
+        } else {
+            Err(missing(format!("{FOLDER_VARIABLE} names {folder}, which has no {name}")))
+        };
     }
     let beside = std::env::current_exe().ok().and_then(|exe| exe.parent().map(Path::to_owned));
     let built = beside.as_ref().and_then(|folder| folder.parent()).map(|target| target.join(BUILD_FOLDER));

@@ -118,9 +118,8 @@ impl Bucket {
 
     async fn store(&self, parts: &[Part], at: Option<Revision>) -> Result<Revision, CommitError> {
         batch::commit(&self.connection, &self.stream, parts, at).await.map_err(|error| match error {
-            // A publication into a stream that does not exist is heard by nobody.
-            CommitError::Store(StoreError::Nats { source: ApiError::NoResponders, .. }) => CommitError::Store(self.missing()),
-            error => error,
+            CommitError::Store(error) => CommitError::Store(self.or_missing(error)),
+            error @ (CommitError::Conflict { .. } | CommitError::TooMany { .. } | CommitError::Unknown { .. }) => error,
         })
     }
 
@@ -134,12 +133,20 @@ impl Bucket {
         StoreError::Missing { what: "bucket", name: self.name.to_string() }
     }
 
-    /// The server's words for a stream that does not exist, as ours.
+    /// The server's words for a stream that does not exist, as ours; what is sent to one is heard by nobody.
     fn or_missing(&self, error: StoreError) -> StoreError {
-        match error {
-            StoreError::Nats { source: ApiError::Refused { code: STREAM_NOT_FOUND, .. } | ApiError::NoResponders, .. }
-            | StoreError::Missing { .. } => self.missing(),
-            error => error,
-        }
+        let is_missing = match &error {
+            StoreError::Nats { source, .. } => {
+                matches!(source, ApiError::Refused { code: STREAM_NOT_FOUND, .. } | ApiError::NoResponders)
+            }
+            StoreError::Missing { .. } => true,
+            StoreError::Weaker { .. }
+            | StoreError::Owned { .. }
+            | StoreError::OtherConsumer { .. }
+            | StoreError::TooLarge { .. }
+            | StoreError::Corrupt { .. }
+            | StoreError::Key { .. } => false,
+        };
+        if is_missing { self.missing() } else { error }
     }
 }

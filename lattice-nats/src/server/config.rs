@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 
 use lattice_core::id::LatticeName;
-use lattice_core::subject::{self, SubjectPattern, Verb};
+use lattice_core::subject::{self, SchedulerVerb, SubjectPattern, Verb};
 
 use super::keys::Users;
 use super::{Files, ServerError};
@@ -177,6 +177,8 @@ fn permissions(policy: &UserPolicy, disconnects: &str, trust: Trust) -> String {
         "$JS.API.CONSUMER.DELETE.*.*",
     ]);
     publish.extend([format!("lat.{lattice}.hb.>"), format!("lat.{lattice}.evt.>"), subject::round_trips(lattice)]);
+    // Whoever joins looks whether somebody will plan for it.
+    publish.push(subject::scheduler_request(lattice, SchedulerVerb::Status));
     publish.extend(extra());
     let mut denied = vec![
         subject::bucket_key(&subject::desired_bucket(lattice), ">"),
