@@ -279,6 +279,7 @@ pub fn plan(desired: &Desired, desired_rev: Revision, inventory: &Inventory, par
 fn settle<'a>(desired: &'a Desired, inventory: &'a Inventory, parent: &'a PlanState) -> (World<'a>, Vec<Holding<'a>>) {
     let mut world = World::new(desired, inventory, parent);
     let mut holdings = holding::all(&world);
+    world.order = holdings.iter().enumerate().map(|(index, holding)| (holding.id, index)).collect();
     for holding in &holdings {
         holding.claim_ports(&mut world);
     }

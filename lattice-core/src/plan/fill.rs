@@ -2,8 +2,8 @@
 
 use super::holding::Holding;
 use super::world::{Admission, World};
-use super::{Choice, Displaced};
-use crate::id::HostId;
+use super::{Choice, Displaced, MAX_REJECTIONS};
+use crate::id::{ActorId, HostId};
 use crate::needs::{Class, Needs, Spread, Strategy};
 use crate::placement::{Candidates, Index, Node, Reject, Table};
 use crate::wire::schedule::Need;
@@ -43,6 +43,9 @@ pub(super) fn fill(world: &mut World<'_>, holdings: &mut [Holding<'_>], at: usiz
     }
     if current.missing > 0 {
         for index in 0..world.table.nodes().len() {
+            if current.rejected.len() >= MAX_REJECTIONS {
+                break;
+            }
             explain_rejection(world, current, &admission, index);
         }
     }
@@ -128,10 +131,13 @@ fn make_room(world: &mut World<'_>, current: &Holding<'_>, rest: &mut [Holding<'
         };
         spread_label && admission.ask.suits(node).is_ok() && world.admits(admission, &node.id).is_ok()
     };
+    if rest.last().is_none_or(|least| least.spec.needs.priority >= current.spec.needs.priority) {
+        return None;
+    }
     let region = current.spec.needs.region.as_ref();
     let costs = (0..world.table.nodes().len()).filter(able).filter_map(|index| {
         let node = world.table.get(index)?;
-        let victims = victims(node, current, rest, 1)?;
+        let victims = victims(world, node, current, rest, 1)?;
         let highest = victims.iter().filter_map(|(at, _)| rest.get(*at)).map(|holding| holding.spec.needs.priority).max()?;
         let instances = victims.iter().fold(0_u32, |sum, (_, instances)| sum.saturating_add(*instances));
         let elsewhere = region.is_some_and(|region| *region != node.region);
@@ -145,7 +151,9 @@ fn make_room(world: &mut World<'_>, current: &Holding<'_>, rest: &mut [Holding<'
 fn displace(world: &mut World<'_>, current: &Holding<'_>, rest: &mut [Holding<'_>], index: Index, wanted: u32) -> bool {
     let Some(node) = world.table.get(index) else { return false };
     let host = node.id.clone();
-    let Some(victims) = victims(node, current, rest, wanted).or_else(|| victims(node, current, rest, 1)) else { return false };
+    let Some(victims) = victims(world, node, current, rest, wanted).or_else(|| victims(world, node, current, rest, 1)) else {
+        return false;
+    };
     for (at, instances) in victims {
         let Some(victim) = rest.get_mut(at) else { continue };
         world.table.release(index, &victim.need, instances);
@@ -168,13 +176,16 @@ fn displace(world: &mut World<'_>, current: &Holding<'_>, rest: &mut [Holding<'_
 }
 
 /// Who of those that matter less has to go from a host so that `wanted` instances fit.
-fn victims(node: &Node, current: &Holding<'_>, rest: &[Holding<'_>], wanted: u32) -> Option<Vec<(usize, u32)>> {
-    let tenant = |(at, holding): (usize, &Holding<'_>)| {
+fn victims(world: &World<'_>, node: &Node, current: &Holding<'_>, rest: &[Holding<'_>], wanted: u32) -> Option<Vec<(usize, u32)>> {
+    let first = world.order.get(current.id)?.saturating_add(1);
+    let tenant = |actor: &ActorId| {
+        let at = world.order.get(actor)?.checked_sub(first)?;
+        let holding = rest.get(at)?;
         let Needs { priority, class, .. } = holding.spec.needs;
         let instances = holding.placed.get(&node.id).copied().filter(|_| class != Class::Autonomous)?;
         Some((at, Tenant { priority, need: holding.need, instances }))
     };
-    let tenants = rest.iter().enumerate().filter_map(tenant).collect();
+    let tenants = world.actors_on(&node.id).filter_map(tenant).collect();
     make_way(node, &current.need, current.spec.needs.priority, wanted, tenants)
 }
 

@@ -22,6 +22,8 @@ pub(super) struct World<'a> {
     pub(super) table: Table,
     /// Instances of each actor by the plan before.
     pub(super) before: BTreeMap<&'a ActorId, BTreeMap<&'a HostId, u32>>,
+    /// Place of each actor in the order in which they are planned.
+    pub(super) order: BTreeMap<&'a ActorId, usize>,
     /// Host from which round robin goes on.
     pub(super) turn: Index,
     /// Who is on a host by this plan, also on hosts that do not answer.
@@ -40,8 +42,8 @@ impl<'a> World<'a> {
             }
         }
         let table = Table::new(inventory.hosts.values().map(|report| Node { closed: closed(report, desired), ..Node::new(report) }));
-        let (here, ports, promised) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
-        Self { desired, inventory, parent, table, before, turn: 0, here, ports, promised }
+        let (here, ports, promised, order) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
+        Self { desired, inventory, parent, table, before, order, turn: 0, here, ports, promised }
     }
 
     /// The lattice, as its hosts name it.
@@ -85,6 +87,11 @@ impl<'a> World<'a> {
             Some(other) => Err(Reject::AntiAffinity(other.clone())),
             None => Ok(()),
         }
+    }
+
+    /// Who is on a host so far.
+    pub(super) fn actors_on(&self, host: &HostId) -> impl Iterator<Item = &ActorId> {
+        self.here.get(host).into_iter().flatten()
     }
 
     /// Notes that an actor is on a host.
