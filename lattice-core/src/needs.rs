@@ -49,9 +49,9 @@ pub struct Needs {
     /// Over what instances are spread evenly.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub spread: Option<Spread>,
-    /// Which of several fitting hosts is taken.
-    #[serde(default, skip_serializing_if = "Strategy::is_default")]
-    pub strategy: Strategy,
+    /// Which of several fitting hosts is taken; none: as the scheduler is set.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub strategy: Option<Strategy>,
     /// `max` instances on every host that fits, later ones included.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub daemon: bool,
@@ -105,6 +105,9 @@ pub enum Strategy {
 }
 
 impl Strategy {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Balanced, Self::Pack, Self::RoundRobin];
+
     /// The word on the command line.
     pub fn as_str(self) -> &'static str {
         match self {
@@ -112,10 +115,6 @@ impl Strategy {
             Self::Pack => "pack",
             Self::RoundRobin => "round-robin",
         }
-    }
-
-    fn is_default(&self) -> bool {
-        *self == Self::default()
     }
 }
 
@@ -265,7 +264,8 @@ mod tests {
     #[test]
     fn what_is_not_asked_for_is_not_written() {
         assert_eq!(serde_json::to_string(&Needs::default()).unwrap(), "{}");
-        let needs = Needs { cpu: 250, spread: Some(Spread::Label("region".into())), strategy: Strategy::RoundRobin, ..Needs::default() };
+        let needs =
+            Needs { cpu: 250, spread: Some(Spread::Label("region".into())), strategy: Some(Strategy::RoundRobin), ..Needs::default() };
         let text = serde_json::to_string(&needs).unwrap();
         assert_eq!(text, r#"{"cpu":250,"spread":"region","strategy":"round-robin"}"#);
         assert_eq!(serde_json::from_str::<Needs>(&text).unwrap(), needs);

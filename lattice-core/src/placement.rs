@@ -12,7 +12,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use crate::id::{ActorId, HostId, HostName, ProviderId, Region};
-use crate::needs::Needs;
+use crate::needs::{Needs, Strategy};
 use crate::wire::report::{HostReport, HostState};
 use crate::wire::schedule::{EdgeNode, Need, TaskSpec};
 pub use table::{Candidates, Index, Table};
@@ -217,6 +217,8 @@ pub struct Ask<'a> {
     pub need: Need,
     /// Rules of the actor.
     pub rules: &'a Needs,
+    /// Which of several fitting hosts is taken.
+    pub strategy: Strategy,
 }
 
 impl Ask<'_> {

@@ -12,6 +12,7 @@
 //! * [`world`]: the hosts while a plan is made
 //! * [`holding`]: what one actor has, may keep and lacks
 //! * [`fill`]: placing what is missing
+//! * [`settings`]: what the operator tells the scheduler
 //! * [`diff`], [`explain`]: what changes, and why something is where it is
 
 mod diff;
@@ -19,6 +20,7 @@ mod explain;
 mod fill;
 mod holding;
 mod links;
+mod settings;
 mod world;
 
 use std::collections::BTreeMap;
@@ -31,6 +33,7 @@ use crate::id::{ActorId, Digest, Generation, HostId, Revision};
 use crate::inventory::Inventory;
 use crate::placement::Reject;
 use crate::subject;
+use crate::system::SystemActor;
 use crate::wire;
 use crate::wire::assignment::Assignment;
 use crate::wire::schedule::{Need, Source};
@@ -38,6 +41,7 @@ pub use diff::{PlannedChange, changes};
 pub use explain::{PlaceError, Site, explain};
 use holding::Holding;
 pub use links::{LinkFault, dangling_links, resolve_link};
+pub use settings::Settings;
 use world::World;
 
 /// How many hosts one commit changes at most; the server takes 1,000 messages in a batch, one of them is the head. What
@@ -203,6 +207,8 @@ pub struct Displaced {
 pub enum Trouble {
     /// Its links make no sense together; it stays as it was.
     Links(LinkFault),
+    /// Settings of the scheduler make no sense; their defaults stand for them.
+    Settings(Vec<String>),
     /// Some of its instances have no place.
     Missing {
         /// How many.
@@ -222,6 +228,10 @@ impl Trouble {
     pub fn problem(&self, actor: &ActorId) -> Problem {
         let (missing, need, rejected) = match self {
             Self::Links(fault) => return Problem::from(fault.clone()),
+            Self::Settings(faults) => {
+                let message = format!("settings of {actor} make no sense: {}", faults.join(", "));
+                return Problem::new(ErrorCode::Usage, message).hint("strategy=balanced|pack|round-robin, leave-at-once=1…10000");
+            }
             Self::Missing { missing, need, rejected } => (missing, need, rejected),
         };
         let port = |(host, reject): &(String, Reject)| match reject {
@@ -271,6 +281,9 @@ pub fn plan(desired: &Desired, desired_rev: Revision, inventory: &Inventory, par
         if let Some(trouble) = holding.trouble() {
             plan.troubles.insert(id.clone(), trouble);
         }
+    }
+    if let (false, Ok(scheduler)) = (world.settings.faults.is_empty(), SystemActor::Scheduler.id()) {
+        plan.troubles.insert(scheduler, Trouble::Settings(world.settings.faults.clone()));
     }
     plan
 }

@@ -125,7 +125,7 @@ impl Table {
         if !rules.prefer.is_empty() || rules.spread.is_some() {
             return self.best_in_order(hosts, search);
         }
-        match rules.strategy {
+        match search.ask.strategy {
             Strategy::Balanced => self.emptiest(hosts, search),
             Strategy::Pack => hosts.iter().rev().map(|(_, index)| *index).find(|index| takes(*index)),
             Strategy::RoundRobin => {
@@ -173,7 +173,7 @@ impl Table {
             let held = (search.held)(index);
             let missing_preferences = rules.prefer.len().saturating_sub(search.ask.preferred_labels(node));
             let held_first = if rules.spread.is_some() { held } else { 0 };
-            let score = if rules.strategy == Strategy::Pack { u32::MAX.saturating_sub(score) } else { score };
+            let score = if search.ask.strategy == Strategy::Pack { u32::MAX.saturating_sub(score) } else { score };
             (missing_preferences, in_domain(node), held_first, score, held, index)
         };
         let able = hosts.iter().filter_map(|(score, index)| {

@@ -1,5 +1,5 @@
 use super::*;
-use crate::needs::{Spread, Strategy};
+use crate::needs::Spread;
 use crate::wire::schedule::Source;
 
 fn id(n: usize) -> HostId {
@@ -42,7 +42,7 @@ fn task(text: &str) -> Needs {
 
 fn best(nodes: Vec<Node>, rules: &Needs) -> Option<String> {
     let need = Need { cpu: rules.cpu, cpu_from: Source::Asked, memory_mb: rules.memory_mb, memory_from: Source::Asked };
-    let ask = Ask { need, rules };
+    let ask = Ask { need, rules, strategy: rules.strategy.unwrap_or_default() };
     let table = Table::new(nodes);
     let search = Candidates { ask: &ask, admits: |_, _: &Node| Ok(()), held: |_| 0, first: 0 };
     table.best(&search).and_then(|(index, _)| table.get(index)).map(|node| node.name.to_string())
@@ -88,7 +88,7 @@ fn rejections_name_what_is_asked_and_what_is_there() {
         ..Needs::default()
     };
     let need = Need { cpu: 500, cpu_from: Source::Asked, memory_mb: 256, memory_from: Source::Asked };
-    let ask = Ask { need, rules: &rules };
+    let ask = Ask { need, rules: &rules, strategy: Strategy::default() };
     let check = |edit: &dyn Fn(&mut Node), expected: &str| {
         let mut node = node(0, "a", "eu", (0, 1000), (0, 1000), 0);
         node.labels.insert("tier".into(), "edge".into());
@@ -117,7 +117,7 @@ fn strategies() {
             node(2, "b", "us", (900, 1000), (0, 1000), 0),
         ]
     };
-    let rules = |strategy| Needs { cpu: 200, strategy, ..Needs::default() };
+    let rules = |strategy| Needs { cpu: 200, strategy: Some(strategy), ..Needs::default() };
     assert_eq!(best(nodes(), &rules(Strategy::Balanced)).as_deref(), Some("c"));
     assert_eq!(best(nodes(), &rules(Strategy::Pack)).as_deref(), Some("a"));
     let preferred = Needs { prefer: BTreeMap::from([("region".to_owned(), "us".to_owned())]), ..Needs::default() };
@@ -127,7 +127,7 @@ fn strategies() {
 
     let need = Need { cpu: 200, cpu_from: Source::Asked, memory_mb: 0, memory_from: Source::Asked };
     let turns = rules(Strategy::RoundRobin);
-    let ask = Ask { need, rules: &turns };
+    let ask = Ask { need, rules: &turns, strategy: Strategy::RoundRobin };
     let table = Table::new(nodes());
     let from = |first| {
         let search = Candidates { ask: &ask, admits: |_, _: &Node| Ok(()), held: |_: Index| 0, first };
@@ -141,7 +141,7 @@ fn of_equal_hosts_the_one_with_the_fewest_instances_then_the_first_by_name() {
     let table = Table::new((0..4).map(|n| node(n, &format!("h{n}"), "eu", (0, 1000), (0, 1000), 0)));
     let rules = Needs::default();
     let need = Need { cpu: 0, cpu_from: Source::Asked, memory_mb: 0, memory_from: Source::Asked };
-    let ask = Ask { need, rules: &rules };
+    let ask = Ask { need, rules: &rules, strategy: Strategy::default() };
     let held = [2, 1, 1, 3];
     let search = Candidates { ask: &ask, admits: |_, _: &Node| Ok(()), held: |index: Index| held[index], first: 0 };
     assert_eq!(table.best(&search), Some((1, false)));
@@ -152,7 +152,7 @@ fn the_order_follows_every_change() {
     let mut table = Table::new((0..50).map(|n| node(n, &format!("h{n:02}"), ["eu", "us"][n % 2], (0, 1000), (0, 1000), 0)));
     let rules = Needs { region: Some(region("eu")), ..Needs::default() };
     let need = Need { cpu: 7, cpu_from: Source::Asked, memory_mb: 3, memory_from: Source::Asked };
-    let ask = Ask { need, rules: &rules };
+    let ask = Ask { need, rules: &rules, strategy: Strategy::default() };
     // Filled to the last place, the best is always the one that a look at all hosts finds.
     let mut placed = 0;
     loop {

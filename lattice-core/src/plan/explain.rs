@@ -8,7 +8,7 @@ use super::{PlanState, fill, settle};
 use crate::desired::Desired;
 use crate::id::{ActorId, HostId};
 use crate::inventory::Inventory;
-use crate::needs::{Class, Needs};
+use crate::needs::{Class, Needs, Strategy};
 use crate::placement::{Ask, Candidates, Closed, Index, Node, Reject, Table};
 use crate::wire::report::HostReport;
 use crate::wire::schedule::{Explanation, HostOpinion, Need, Placed, Source, TaskSpec};
@@ -43,7 +43,7 @@ pub fn explain(desired: &Desired, inventory: &Inventory, parent: &PlanState, act
         max: holding.spec.max,
         missing: holding.lacking(),
         need: holding.need,
-        strategy: holding.spec.needs.strategy,
+        strategy: admission.ask.strategy,
         hosts: hosts.into_iter().map(|(_, opinion)| opinion).collect(),
         history: Vec::new(),
     })
@@ -80,6 +80,8 @@ pub struct Site {
     pub table: Table,
     /// CPU and memory that the plan promises, by the host's place in the table.
     promised: BTreeMap<Index, (u32, u32)>,
+    /// How hosts are chosen.
+    strategy: Strategy,
     /// Who is there and could make room.
     tenants: BTreeMap<HostId, Vec<(ActorId, Tenant)>>,
 }
@@ -95,7 +97,7 @@ impl Site {
                 tenants.entry(host.clone()).or_default().push((holding.id.clone(), tenant));
             }
         }
-        Self { promised: world.promised, table: world.table, tenants }
+        Self { strategy: world.settings.strategy, promised: world.promised, table: world.table, tenants }
     }
 
     /// Takes in what a host says of itself now; whether it is one of these hosts, and of the same region and labels.
@@ -121,7 +123,7 @@ impl Site {
     pub fn place(&self, task: &TaskSpec, there: impl Fn(&HostId) -> bool) -> Result<Placed, PlaceError> {
         let rules: Needs = task.rules().map_err(PlaceError::Task)?;
         let need = Need { cpu: rules.cpu, cpu_from: Source::Asked, memory_mb: rules.memory_mb, memory_from: Source::Asked };
-        let ask = Ask { need, rules: &rules };
+        let ask = Ask { need, rules: &rules, strategy: self.strategy };
         let admits = |_, node: &Node| if there(&node.id) { Ok(()) } else { Err(Reject::Closed(Closed::Silent)) };
         let search = Candidates { ask: &ask, admits, held: |_: Index| 0, first: 0 };
         let placed = |node: &Node, fallback, displaces| Placed {

@@ -5,7 +5,7 @@ use super::world::{Admission, World};
 use super::{Choice, Displaced, MAX_REJECTIONS};
 use crate::id::{ActorId, HostId};
 use crate::needs::{Class, Needs, Spread, Strategy};
-use crate::placement::{Candidates, Index, Node, Reject, Table};
+use crate::placement::{Ask, Candidates, Index, Node, Reject, Table};
 use crate::wire::schedule::Need;
 
 /// How many steps the placing or thinning of one actor takes at most, about; of very many instances several go at a time.
@@ -34,8 +34,8 @@ pub(super) fn fill(world: &mut World<'_>, holdings: &mut [Holding<'_>], at: usiz
         if instances == 0 {
             break;
         }
-        let (host, reason) = (node.id.clone(), reason(&current.spec.needs, node, fallback));
-        if current.spec.needs.strategy == Strategy::RoundRobin {
+        let (host, reason) = (node.id.clone(), reason(&admission.ask, node, fallback));
+        if admission.ask.strategy == Strategy::RoundRobin {
             world.turn = if index + 1 < world.table.nodes().len() { index + 1 } else { 0 };
         }
         take(world, current, &admission, &host, instances, reason);
@@ -243,9 +243,10 @@ fn explain_rejection(world: &World<'_>, current: &mut Holding<'_>, admission: &A
 }
 
 /// Why a host was chosen.
-fn reason(rules: &Needs, node: &Node, fallback: bool) -> String {
+fn reason(ask: &Ask<'_>, node: &Node, fallback: bool) -> String {
+    let rules = ask.rules;
     let score = f64::from(node.score()) / 100.0;
-    let by = match (&rules.spread, rules.strategy) {
+    let by = match (&rules.spread, ask.strategy) {
         (Some(spread), _) => format!("fewest instances by {spread}"),
         (None, Strategy::Balanced) => "emptiest that fits".to_owned(),
         (None, Strategy::Pack) => "fullest that fits".to_owned(),

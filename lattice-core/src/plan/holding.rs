@@ -15,9 +15,6 @@ use crate::system;
 use crate::wire::assignment::{Assignment, ComponentAssignment, LinkAssignment};
 use crate::wire::schedule::{Need, Source};
 
-/// How many actors leave one draining host at the same time; the others follow when those have arrived elsewhere.
-const LEAVE_AT_ONCE: usize = 20;
-
 /// What one actor has and lacks.
 #[derive(Debug)]
 pub(super) struct Holding<'a> {
@@ -81,7 +78,9 @@ impl<'a> Holding<'a> {
 
     pub(super) fn admission(&self, world: &World<'a>) -> Admission<'a> {
         let names = world.desired.links_of(self.id).map(|link| &link.target).collect();
-        Admission { id: self.id, ask: Ask { need: self.need, rules: &self.spec.needs }, ports: ports(&self.links), providers: names }
+        let rules = &self.spec.needs;
+        let ask = Ask { need: self.need, rules, strategy: rules.strategy.unwrap_or(world.settings.strategy) };
+        Admission { id: self.id, ask, ports: ports(&self.links), providers: names }
     }
 
     /// Whether the plan leaves the actor as it is, because its links make no sense or it is not known what they are.
@@ -158,7 +157,7 @@ impl<'a> Holding<'a> {
         }
         let Some(assignment) = world.parent.assignments.get(host) else { return true };
         let movable = |id: &&ActorId| world.desired.components.get(*id).is_some_and(|spec| spec.needs.class != Class::Autonomous);
-        assignment.components.keys().filter(movable).take(LEAVE_AT_ONCE).any(|id| id == self.id)
+        assignment.components.keys().filter(movable).take(world.settings.leave_at_once).any(|id| id == self.id)
     }
 
     fn count_missing_on(&mut self, targets: &BTreeMap<HostId, u32>) {

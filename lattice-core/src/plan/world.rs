@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::PlanState;
+use super::{PlanState, Settings};
 use crate::desired::Desired;
 use crate::id::{ActorId, HostId, LatticeName, ProviderId};
 use crate::inventory::Inventory;
@@ -24,6 +24,7 @@ pub(super) struct World<'a> {
     pub(super) before: BTreeMap<&'a ActorId, BTreeMap<&'a HostId, u32>>,
     /// Place of each actor in the order in which they are planned.
     pub(super) order: BTreeMap<&'a ActorId, usize>,
+    pub(super) settings: Settings,
     /// Host from which round robin goes on.
     pub(super) turn: Index,
     /// Who is on a host by this plan, also on hosts that do not answer.
@@ -43,7 +44,8 @@ impl<'a> World<'a> {
         }
         let table = Table::new(inventory.hosts.values().map(|report| Node { closed: closed(report, desired), ..Node::new(report) }));
         let (here, ports, promised, order) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
-        Self { desired, inventory, parent, table, before, order, turn: 0, here, ports, promised }
+        let settings = Settings::of(desired);
+        Self { desired, inventory, parent, table, before, order, settings, turn: 0, here, ports, promised }
     }
 
     /// The lattice, as its hosts name it.

@@ -147,7 +147,7 @@ pub(super) fn rooms(draft: &Draft) -> Vec<String> {
     let actors: BTreeSet<&ActorId> = draft.displaced.iter().map(|displaced| &displaced.actor).collect();
     let lacking = actors.into_iter().filter_map(|actor| match draft.troubles.get(actor)? {
         Trouble::Missing { missing, .. } => Some(format!("{actor} then has no place for {missing} of its instances")),
-        Trouble::Links(_) => None,
+        Trouble::Links(_) | Trouble::Settings(_) => None,
     });
     made.chain(lacking).collect()
 }

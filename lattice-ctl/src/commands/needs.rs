@@ -133,10 +133,12 @@ impl NeedsArgs {
             Some(0) => None,
             Some(limit) => Some(limit),
         };
-        let strategy = self.placement.map_or(before.strategy, |placement| match placement {
-            Placement::Balanced => Strategy::Balanced,
-            Placement::Pack => Strategy::Pack,
-            Placement::RoundRobin => Strategy::RoundRobin,
+        let strategy = self.placement.map_or(before.strategy, |placement| {
+            Some(match placement {
+                Placement::Balanced => Strategy::Balanced,
+                Placement::Pack => Strategy::Pack,
+                Placement::RoundRobin => Strategy::RoundRobin,
+            })
         });
         Ok(Needs {
             cpu: self.cpu.unwrap_or(before.cpu),
@@ -198,7 +200,7 @@ pub(crate) fn describe(needs: &Needs) -> String {
         (!needs.anti_affinity.is_empty()).then(|| format!("not beside {}", actors())),
         (needs.priority > 0).then(|| format!("priority {}", needs.priority)),
         needs.spread.as_ref().map(|spread| format!("spread {spread}")),
-        (needs.strategy != Strategy::default()).then(|| needs.strategy.as_str().to_owned()),
+        needs.strategy.map(|strategy| strategy.as_str().to_owned()),
         needs.daemon.then(|| "daemon".to_owned()),
         (needs.class != Class::default()).then(|| needs.class.as_str().to_owned()),
     ];

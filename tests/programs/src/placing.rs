@@ -5,7 +5,7 @@
 use std::collections::VecDeque;
 
 use lattice_core::id::{HostId, HostName, Region};
-use lattice_core::needs::Needs;
+use lattice_core::needs::{Needs, Strategy};
 use lattice_core::placement::{Ask, Candidates, Index, Node, Reject, Table};
 use lattice_core::wire::schedule::{Need, Source};
 
@@ -51,7 +51,7 @@ impl Placing {
                 memory_mb: 16 + below(&mut self.dice, 400),
                 memory_from: Source::Asked,
             };
-            let ask = Ask { need, rules: &rules };
+            let ask = Ask { need, rules: &rules, strategy: Strategy::Balanced };
             let chosen = match search {
                 Search::Ordered => self.ordered(&ask),
                 Search::Sorted => self.sorted(&ask),

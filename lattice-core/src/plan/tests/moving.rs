@@ -298,7 +298,7 @@ fn a_stopped_host_s_work_moves_unless_it_was_named() {
 fn round_robin_takes_turns_over_actors() {
     let mut lattice = Lattice::new(four());
     for id in ["a", "b", "c"] {
-        lattice.set(id, with(Needs { strategy: Strategy::RoundRobin, ..Needs::default() }, 2));
+        lattice.set(id, with(Needs { strategy: Some(Strategy::RoundRobin), ..Needs::default() }, 2));
     }
     lattice.plan();
     assert_eq!((lattice.shares("a"), lattice.shares("b"), lattice.shares("c")), (vec![1, 1, 0, 0], vec![0, 0, 1, 1], vec![1, 1, 0, 0]));
@@ -345,4 +345,23 @@ fn an_edit_answers_for_what_it_breaks_only() {
     lattice.set("large", with(Needs { cpu: 2000, ..Needs::default() }, 2));
     let worse = plan(&lattice.desired, Revision(1), &inventory, &lattice.state);
     assert!(worse.check_against(&before).unwrap_err().message.contains("2 more of large"));
+}
+
+#[test]
+fn settings_of_the_scheduler_hold_for_those_who_say_nothing() {
+    let mut lattice = Lattice::new(four());
+    let set = |lattice: &mut Lattice, name: &str, value: &str| {
+        let values = BTreeMap::from([(name.to_owned(), value.to_owned())]);
+        lattice.desired.put_config(ConfigName::new("lattice-scheduler").unwrap(), values).unwrap();
+    };
+    set(&mut lattice, "strategy", "pack");
+    lattice.set("a", with(Needs { cpu: 100, ..Needs::default() }, 4));
+    lattice.set("b", with(Needs { cpu: 100, strategy: Some(Strategy::Balanced), ..Needs::default() }, 3));
+    let plan = lattice.plan();
+    assert_eq!(lattice.shares("a").iter().max(), Some(&4));
+    assert_eq!(lattice.shares("b").iter().max(), Some(&1));
+    assert!(plan.troubles.is_empty());
+    set(&mut lattice, "strategy", "fastest");
+    let problem = lattice.plan().troubles["lattice-scheduler"].problem(&actor("lattice-scheduler"));
+    assert_eq!(problem.message, "settings of lattice-scheduler make no sense: `strategy` = `fastest`");
 }
