@@ -3,10 +3,9 @@
 //! A message that is alone is worked on by the inlet's own task: handing it to another one, and the news of its end back,
 //! costs two wake-ups, which on an idle machine are most of what a message costs. More than one at a time have a task
 //! each, so that they may use all processors, and so have the messages of an actor that computes: while its guest runs, the
-//! inlet would take nothing else.
+//! inlet would take nothing else. One that computes for long leaves the host's threads altogether ([`Lane`]).
 
 use std::future::poll_fn;
-use std::panic::AssertUnwindSafe;
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -16,13 +15,15 @@ use futures::FutureExt as _;
 use futures::future::BoxFuture;
 use tokio::task::JoinSet;
 
+use crate::runtime::Lane;
+
 /// An actor computes if the last message kept a thread for longer than this at a stretch.
 const SHORT: Duration = Duration::from_micros(500);
 
 /// Work under way; dropped, it is cut off.
 pub(super) struct Work<T> {
     here: Option<BoxFuture<'static, Option<T>>>,
-    elsewhere: JoinSet<T>,
+    elsewhere: JoinSet<Option<T>>,
     /// Nanoseconds for which the piece that ended last kept a thread at a stretch.
     stretch: Arc<AtomicU64>,
 }
@@ -44,11 +45,12 @@ impl<T: Send + 'static> Work<T> {
     }
 
     /// Takes up `work`; `alone` if no more of it is known to wait.
-    pub(super) fn start(&mut self, work: impl Future<Output = T> + Send + 'static, alone: bool) {
+    pub(super) fn start(&mut self, work: impl Future<Output = T> + Send + 'static, alone: bool, lane: Arc<Lane>) {
         let is_short = u128::from(self.stretch.load(Ordering::Relaxed)) < SHORT.as_nanos();
-        let work = timed(work, self.stretch.clone());
+        let work = timed(work, self.stretch.clone()).boxed();
+        let work = async move { lane.run(work).await };
         if alone && is_short && self.is_empty() {
-            self.here = Some(AssertUnwindSafe(work).catch_unwind().map(Result::ok).boxed());
+            self.here = Some(work.boxed());
         } else {
             self.elsewhere.spawn(work);
         }
@@ -57,13 +59,13 @@ impl<T: Send + 'static> Work<T> {
     /// Waits for a piece of work to end: `None` if there is none, `Some(None)` for one that panicked. Cancel safe.
     pub(super) async fn next(&mut self) -> Option<Option<T>> {
         let Self { here, elsewhere, .. } = self;
-        let Some(own) = here else { return elsewhere.join_next().await.map(Result::ok) };
+        let Some(own) = here else { return elsewhere.join_next().await.map(|done| done.ok().flatten()) };
         tokio::select! {
             done = own => {
                 *here = None;
                 Some(done)
             }
-            Some(done) = elsewhere.join_next() => Some(done.ok()),
+            Some(done) = elsewhere.join_next() => Some(done.ok().flatten()),
         }
     }
 }
@@ -92,15 +94,15 @@ mod tests {
     async fn one_runs_here_and_more_beside_it() {
         let mut work = Work::default();
         let (first, waits) = oneshot::channel();
-        work.start(async { waits.await.unwrap_or(0) }, true);
+        work.start(async { waits.await.unwrap_or(0) }, true, Arc::default());
         assert!(work.here.is_some());
-        work.start(std::future::ready(2), true);
+        work.start(std::future::ready(2), true, Arc::default());
         assert_eq!((work.len(), work.elsewhere.len()), (2, 1));
         assert_eq!(work.next().await, Some(Some(2)));
         first.send(1).unwrap();
         assert_eq!(work.next().await, Some(Some(1)));
         assert!(work.is_empty());
-        work.start(std::future::ready(3), false);
+        work.start(std::future::ready(3), false, Arc::default());
         assert!(work.here.is_none(), "others wait");
         assert_eq!(work.next().await, Some(Some(3)));
         assert_eq!(work.next().await, None);
@@ -113,22 +115,22 @@ mod tests {
             let start = Instant::now();
             while start.elapsed() < 2 * SHORT {}
         };
-        work.start(compute, true);
+        work.start(compute, true, Arc::default());
         work.next().await;
-        work.start(std::future::ready(()), true);
+        work.start(std::future::ready(()), true, Arc::default());
         assert!(work.here.is_none(), "the one before took long");
         work.next().await;
-        work.start(std::future::ready(()), true);
+        work.start(std::future::ready(()), true, Arc::default());
         assert!(work.here.is_some(), "the one before did not");
     }
 
     #[tokio::test]
     async fn a_panic_ends_one_piece_only() {
         let mut work: Work<u8> = Work::default();
-        work.start(async { panic!("on purpose") }, true);
+        work.start(async { panic!("on purpose") }, true, Arc::default());
         assert_eq!(work.next().await, Some(None));
         assert!(work.is_empty());
-        work.start(std::future::ready(1), true);
+        work.start(std::future::ready(1), true, Arc::default());
         assert_eq!(work.next().await, Some(Some(1)));
     }
 }

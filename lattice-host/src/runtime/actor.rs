@@ -25,7 +25,7 @@ use super::links::{BoundLink, Links};
 use super::logs::ActorLog;
 use super::meter::{CpuExhausted, Meter};
 use super::state::{Identity, ReplyRoute, Task};
-use super::{MIB, Runtime};
+use super::{Lane, MIB, Runtime};
 use crate::capability::messaging::may_reply;
 
 /// Longest error text of a guest that is passed on, in bytes.
@@ -198,6 +198,11 @@ impl Actor {
         let _ = self.inner.permits.semaphore.acquire().await;
     }
 
+    /// Where calls go on that compute.
+    pub(crate) fn lane(&self) -> Arc<Lane> {
+        self.inner.runtime.shared().lane.clone()
+    }
+
     /// Takes no more calls, waits up to `grace` for those under way, then cuts them off.
     pub async fn close(&self, grace: Duration) {
         let inner = &self.inner;
@@ -327,11 +332,19 @@ impl Call {
 
     /// Runs `work` until it is done, its time is over, or the actor is cut off.
     pub(crate) async fn limited<T>(&self, end: Instant, meter: &Meter, work: impl Future<Output = wasmtime::Result<T>>) -> Result<T, Stop> {
+        // The clock goes for as long as a guest might run.
+        let _running = self.actor.inner.runtime.shared().ticker.running();
+        // Begins when it is polled first: a call that never waits costs neither a timer nor a registration.
+        let stop = async {
+            tokio::select! {
+                () = tokio::time::sleep_until(end) => Stop::Deadline(Duration::from_millis(u64::from(self.blueprint.limits.deadline_ms))),
+                () = self.actor.inner.cut.cancelled() => Stop::Closed,
+            }
+        };
         tokio::select! {
             biased;
             done = meter.measure(work) => done.map_err(Stop::Failed),
-            () = tokio::time::sleep_until(end) => Err(Stop::Deadline(Duration::from_millis(u64::from(self.blueprint.limits.deadline_ms)))),
-            () = self.actor.inner.cut.cancelled() => Err(Stop::Closed),
+            stop = stop => Err(stop),
         }
     }
 

@@ -7,8 +7,8 @@
 //! ```
 //!
 //! [`Runtime`] is one per host, [`Actor`] one per actor on it; both are handles that can be cloned. There is no task of its
-//! own here, except one thread that advances the epoch and one task per HTTP request: a message is worked on by whoever
-//! calls [`Actor::handle_message`].
+//! own here, except one thread that advances the epoch, and threads for guests that compute ([`lane`]): a message or request
+//! is worked on by whoever calls.
 //!
 //! **Invariants.** A guest can use only the CPU time, wall time and memory that its limits name, and nothing of it survives
 //! a per-message call. It can call only what a link of its actor covers at the moment of the call. A failure of one
@@ -22,6 +22,7 @@ mod component;
 pub(crate) mod engine;
 mod error;
 mod instance;
+mod lane;
 mod limits;
 mod linker;
 pub(crate) mod links;
@@ -30,17 +31,18 @@ mod meter;
 mod serve;
 pub(crate) mod state;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use bytes::Bytes;
 use futures::future::BoxFuture;
 use lattice_core::admission::check_preamble;
+use lattice_core::contract::Contract;
 use lattice_core::id::{Digest, HostName};
 use tokio::sync::Semaphore;
 use wasmtime::Engine;
-use wasmtime::component::Component;
+use wasmtime::component::{Component, Linker};
 
 pub use actor::{Actor, ActorSettings, ActorStats, Handled};
 pub use cache::CacheError;
@@ -56,7 +58,9 @@ use cache::Cache;
 use compiler::Compiler;
 use component::CodeImage;
 use engine::{Purpose, Ticker};
+pub(crate) use lane::Lane;
 use limits::MemoryAccount;
+use state::State;
 
 const MIB: u64 = 1024 * 1024;
 
@@ -93,9 +97,25 @@ pub(crate) struct Shared {
     pub(crate) slots: Arc<Semaphore>,
     cache: Cache,
     compiler: Compiler,
+    /// What actors link against, by the contracts that they have links for: made once, there are few combinations.
+    linkers: Mutex<BTreeMap<BTreeSet<Contract>, Arc<Linker<State>>>>,
     /// Code that is in memory, so that it is there once however many actors run it.
     loaded: Mutex<BTreeMap<Digest, Weak<CodeImage>>>,
-    _ticker: Ticker,
+    pub(crate) ticker: Ticker,
+    pub(crate) lane: Arc<Lane>,
+}
+
+impl Shared {
+    /// The linker of actors that have links of these contracts.
+    pub(crate) fn linker(&self, contracts: &BTreeSet<Contract>) -> wasmtime::Result<Arc<Linker<State>>> {
+        let mut linkers = self.linkers.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(linker) = linkers.get(contracts) {
+            return Ok(linker.clone());
+        }
+        let linker = Arc::new(linker::linker(&self.engine, contracts)?);
+        linkers.insert(contracts.clone(), linker.clone());
+        Ok(linker)
+    }
 }
 
 impl Runtime {
@@ -114,8 +134,10 @@ impl Runtime {
             memory: MemoryAccount::of_host(u64::from(config.host_memory_mb).saturating_mul(MIB)),
             slots: Arc::new(Semaphore::new(slots)),
             compiler: Compiler::new(config.compile.clone()),
+            linkers: Mutex::default(),
             loaded: Mutex::default(),
-            _ticker: ticker,
+            ticker,
+            lane: Arc::default(),
             engine,
             config,
             cache,
