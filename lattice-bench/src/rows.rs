@@ -19,7 +19,7 @@
 //! the reason. An error, or a check that is not good, fails the run; a goal that is missed is only shown.
 
 mod activation;
-mod code;
+pub(crate) mod code;
 mod compute;
 mod http;
 mod idle;

@@ -74,8 +74,7 @@ pub(crate) async fn run(arguments: &Arguments) -> Result<(), Error> {
     for family in families {
         rows.push(measure(&bench, family).await);
     }
-    let report =
-        Report { machine: Machine::read(), quick: bench.quick, rounds: bench.rounds, seconds: begin.elapsed().as_secs(), rows };
+    let report = Report { machine: Machine::read(), quick: bench.quick, rounds: bench.rounds, seconds: begin.elapsed().as_secs(), rows };
     show(&report);
     if let Some(path) = &arguments.json {
         std::fs::write(path, serde_json::to_vec_pretty(&report)?).map_err(|error| format!("{}: {error}", path.display()))?;
@@ -120,7 +119,18 @@ fn show(report: &Report) {
     print(&table.to_string());
     let mut checks = Table::new();
     checks.load_style(ASCII_MARKDOWN);
-    checks.set_header(["row", "right", "lost", "doubled", "wrong", "others' CPU at worst", "rounds repeated", "disturbed", "seconds", "remark"]);
+    checks.set_header([
+        "row",
+        "right",
+        "lost",
+        "doubled",
+        "wrong",
+        "others' CPU at worst",
+        "rounds repeated",
+        "disturbed",
+        "seconds",
+        "remark",
+    ]);
     for row in &report.rows {
         let (found, load) = (&row.outcome.checks, &row.outcome.disturbance);
         let remark = row.error.as_ref().map(|error| format!("FAILED: {error}"));

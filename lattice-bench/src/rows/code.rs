@@ -72,7 +72,10 @@ pub(crate) async fn run(bench: &Bench) -> Result<Outcome, Error> {
 }
 
 /// Loads what the cache has, links it and has it process a reading.
-async fn first_reply(runtime: &Runtime, digest: &Digest) -> Result<(), Error> {
+///
+/// # Errors
+/// The runtime's, or the reading had another effect than it should.
+pub(crate) async fn first_reply(runtime: &Runtime, digest: &Digest) -> Result<(), Error> {
     let bus = Arc::new(Nobody::default());
     let bucket = provider_kv_memory::KvMemory::new().open("bench").await?;
     let loaded = runtime.load(digest, async { Err::<Bytes, _>(std::io::Error::other("it should be cached")) }).await?;

@@ -25,7 +25,7 @@ use super::links::{BoundLink, Links};
 use super::logs::ActorLog;
 use super::meter::{CpuExhausted, Meter};
 use super::state::{Identity, ReplyRoute, Task};
-use super::{Lane, MIB, Runtime};
+use super::{MIB, Pace, Runtime};
 use crate::capability::messaging::may_reply;
 
 /// Longest error text of a guest that is passed on, in bytes.
@@ -88,6 +88,7 @@ struct Inner {
     identity: Arc<Identity>,
     blueprint: RwLock<Arc<Blueprint>>,
     permits: Permits,
+    pace: Pace,
     /// Resident instances that wait for work.
     idle: Mutex<Vec<Instance>>,
     /// Cut off what still runs.
@@ -124,6 +125,7 @@ impl Actor {
             idle: Mutex::default(),
             cut: CancellationToken::new(),
             counts: Counts::default(),
+            pace: Pace::new(shared.lane.clone()),
             loaded,
             identity,
             permits,
@@ -198,9 +200,9 @@ impl Actor {
         let _ = self.inner.permits.semaphore.acquire().await;
     }
 
-    /// Where calls go on that compute.
-    pub(crate) fn lane(&self) -> Arc<Lane> {
-        self.inner.runtime.shared().lane.clone()
+    /// How its calls run.
+    pub(crate) fn pace(&self) -> Pace {
+        self.inner.pace.clone()
     }
 
     /// Takes no more calls, waits up to `grace` for those under way, then cuts them off.

@@ -95,7 +95,7 @@ fn code_config() -> Config {
         .wasm_wide_arithmetic(false)
         .wasm_stack_switching(false)
         .concurrency_support(false)
-        // For debuggers and profilers only; without them code is half as large on disk and in memory, and sooner loaded.
+        // For debuggers and profilers only; without them code is a sixth smaller on disk and in memory, and sooner loaded.
         .generate_address_map(false)
         .native_unwind_info(false);
     config

@@ -43,7 +43,7 @@ pub(crate) struct Blueprint {
 
 /// Code with all imports resolved.
 #[derive(Clone)]
-struct Code {
+pub(crate) struct Code {
     pre: InstancePre<State>,
     messaging: Option<Arc<MessagingGuestIndices>>,
     http: Option<Arc<ProxyIndices>>,
@@ -62,7 +62,7 @@ impl Blueprint {
         let contracts = links.contracts();
         let code = match former.filter(|former| former.contracts == contracts) {
             Some(former) => former.code.clone(),
-            None => Code::link(shared, loaded, &contracts),
+            None => loaded.linked(&contracts, || Code::link(shared, loaded, &contracts)),
         };
         let mut env: BTreeMap<String, String> = links.env().map(|(name, value)| (name.clone(), value.clone())).collect();
         env.extend(settings.env);

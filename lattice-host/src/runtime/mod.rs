@@ -58,7 +58,8 @@ use cache::Cache;
 use compiler::Compiler;
 use component::CodeImage;
 use engine::{Purpose, Ticker};
-pub(crate) use lane::Lane;
+use lane::Lane;
+pub(crate) use lane::Pace;
 use limits::MemoryAccount;
 use state::State;
 
@@ -101,6 +102,8 @@ pub(crate) struct Shared {
     linkers: Mutex<BTreeMap<BTreeSet<Contract>, Arc<Linker<State>>>>,
     /// Code that is in memory, so that it is there once however many actors run it.
     loaded: Mutex<BTreeMap<Digest, Weak<CodeImage>>>,
+    /// Code that is being loaded, so that many actors of the same code load it once.
+    loading: Mutex<BTreeMap<Digest, Weak<tokio::sync::Mutex<()>>>>,
     pub(crate) ticker: Ticker,
     pub(crate) lane: Arc<Lane>,
 }
@@ -136,6 +139,7 @@ impl Runtime {
             compiler: Compiler::new(config.compile.clone()),
             linkers: Mutex::default(),
             loaded: Mutex::default(),
+            loading: Mutex::default(),
             ticker,
             lane: Arc::default(),
             engine,
@@ -183,6 +187,12 @@ impl Runtime {
         if let Some(image) = self.image_in_memory(digest) {
             return Ok(Loaded::new(image));
         }
+        let loading = self.loading(digest);
+        let _alone = loading.lock().await;
+        // Whoever was before may have loaded the same.
+        if let Some(image) = self.image_in_memory(digest) {
+            return Ok(Loaded::new(image));
+        }
         if let Some(component) = self.cached(digest).await? {
             return self.admit(digest, component);
         }
@@ -192,12 +202,19 @@ impl Runtime {
         let wasm = fetch.await.map_err(|error| LoadError::Fetch { digest: digest.clone(), source: Box::new(error) })?;
         check_source(digest, &wasm)?;
         let _turn = self.shared.compiler.turn().await;
-        // Whoever had the turn before may have compiled the same.
-        let component = match self.cached(digest).await? {
-            Some(component) => component,
-            None => self.compile(digest, &wasm).await?,
-        };
+        let component = self.compile(digest, &wasm).await?;
         self.admit(digest, component)
+    }
+
+    fn loading(&self, digest: &Digest) -> Arc<tokio::sync::Mutex<()>> {
+        let mut all = self.shared.loading.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(known) = all.get(digest).and_then(Weak::upgrade) {
+            return known;
+        }
+        all.retain(|_, loading| loading.strong_count() > 0);
+        let new = Arc::default();
+        all.insert(digest.clone(), Arc::downgrade(&new));
+        new
     }
 
     fn image_in_memory(&self, digest: &Digest) -> Option<Arc<CodeImage>> {

@@ -96,9 +96,9 @@ impl Actor {
         }
         permitted(&call, &request, link)?;
         let (answer, mut answered) = oneshot::channel();
-        let lane = self.lane();
+        let pace = self.pace();
         let work = Box::pin(work(call, request, answer));
-        let mut work = Unfinished(Some(Box::pin(async move { lane.run(work).await })));
+        let mut work = Unfinished(Some(Box::pin(async move { pace.run(work).await })));
         let ended = tokio::select! {
             biased;
             answer = &mut answered => match answer {
