@@ -24,7 +24,7 @@ use tokio_util::sync::CancellationToken;
 use crate::backoff::Backoff;
 use crate::metrics::{ActorMetrics, Operation};
 use crate::reason;
-use crate::runtime::{Actor, Handled, InvokeError, Lane, ReplyRoute};
+use crate::runtime::{Actor, Handled, InvokeError, Pace, ReplyRoute};
 use crate::status::InletStatus;
 
 /// First and longest pause before a subscription that could not be made or has ended is made again.
@@ -50,9 +50,9 @@ impl Target {
         self.current.borrow().clone()
     }
 
-    /// Where the actor's work goes on that computes.
-    pub(crate) fn lane(&self) -> Arc<Lane> {
-        self.current.borrow().actor.lane()
+    /// How the actor's calls run.
+    pub(crate) fn pace(&self) -> Pace {
+        self.current.borrow().actor.pace()
     }
 
     /// Hands over one message and counts how it went. If the code is replaced at this very moment, the new one gets it.
