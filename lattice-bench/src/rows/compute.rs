@@ -2,13 +2,14 @@
 //!
 //! CPU time of this process is compared, not time: a guest that computes gives way to others now and then.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use lattice_core::wire::assignment::InstancePolicy;
 use lattice_host::runtime::{Actor, ReplyRoute};
 
 use crate::Error;
 use crate::bench::Bench;
+use crate::counters::cpu_time;
 use crate::rounds::{Checks, Reading, interleave, side};
 use crate::rows::{Goal, Line, Outcome};
 use crate::stage::{Stage, links_in_memory, message};
@@ -71,10 +72,4 @@ async fn guest(actor: &Actor, command: String) -> Result<Reading, Error> {
     let elapsed = cpu_time() - start;
     let checks = Checks { right: u64::from(outcome.is_ok()), wrong: u64::from(outcome.is_err()), ..Checks::default() };
     Ok(Reading::checked(checks).with("ms", elapsed.as_secs_f64() * 1e3))
-}
-
-/// CPU time of this process.
-fn cpu_time() -> Duration {
-    let time = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
-    Duration::from_secs(u64::try_from(time.tv_sec).unwrap_or(0)) + Duration::from_nanos(u64::try_from(time.tv_nsec).unwrap_or(0))
 }
