@@ -28,10 +28,7 @@ const MAY_USE: [(&str, &[&str]); 12] = [
     ),
     ("lattice-ctl", &["lattice-core", "lattice-nats"]),
     // Measures the runtime in its own process (docs/adr/0003); nothing depends on it.
-    (
-        "lattice-bench",
-        &["lattice-core", "lattice-nats", "lattice-host", "provider-api", "provider-kv-memory", "provider-kv-nats"],
-    ),
+    ("lattice-bench", &["lattice-core", "lattice-nats", "lattice-host", "provider-api", "provider-kv-memory", "provider-kv-nats"]),
     ("edge-processor", &["lattice-core"]),
     ("e2e", &["lattice-core", "lattice-nats"]),
 ];
