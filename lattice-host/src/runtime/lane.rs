@@ -7,6 +7,7 @@
 //!
 //! **Invariant.** A call changes threads only between two polls, at most once, and is cut off when its owner drops it.
 
+use std::cell::Cell;
 use std::future::poll_fn;
 use std::panic::AssertUnwindSafe;
 use std::pin::Pin;
@@ -114,8 +115,24 @@ fn start() -> std::io::Result<Runtime> {
     Builder::new_multi_thread().worker_threads(threads).thread_name("compute").on_thread_start(step_back).enable_all().build()
 }
 
+thread_local! {
+    static IS_HERE: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Whether this is a thread of a lane.
+pub(crate) fn is_here() -> bool {
+    IS_HERE.get()
+}
+
+/// CPU time of this thread.
+pub(crate) fn thread_time() -> Duration {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
+    Duration::try_from(time).unwrap_or_default()
+}
+
 /// Lets the kernel prefer other threads to this one. Without it guests only compete harder.
 fn step_back() {
+    IS_HERE.set(true);
     // On Linux this means the calling thread alone.
     if let Err(error) = rustix::process::setpriority_process(None, NICENESS) {
         tracing::debug!(%error, "guests that compute run at the host's own priority");
@@ -134,6 +151,7 @@ impl Drop for Lane {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::runtime::meter::Meter;
 
     fn compute(time: Duration) {
         let start = Instant::now();
@@ -168,6 +186,21 @@ mod tests {
         assert!(!pace.is_short());
         assert_eq!(pace.run(light()).await.unwrap(), "compute");
         assert_eq!(pace.run(light()).await, Some(here), "the one before was light again");
+    }
+
+    #[tokio::test]
+    async fn only_what_a_thread_of_the_lane_ran_counts() {
+        let pace = Pace::new(Arc::default());
+        let meter = Meter::new(Duration::from_secs(1));
+        let measured = meter.clone();
+        let work = async move {
+            compute(LONG);
+            tokio::task::yield_now().await;
+            assert!(is_here());
+            measured.measure(async { std::thread::sleep(EPOCH_TICK) }).await;
+        };
+        pace.run(work.boxed()).await.unwrap();
+        assert!(meter.spent() < EPOCH_TICK, "{:?}", meter.spent());
     }
 
     #[tokio::test]

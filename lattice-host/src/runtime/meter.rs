@@ -1,7 +1,8 @@
 //! Guest CPU time of one call.
 //!
 //! A future is measured while it is polled: then the guest runs, or a host function that does not wait. Time between two
-//! polls belongs to whoever the guest waits for and is not counted. A guest that does not give way is interrupted by the
+//! polls belongs to whoever the guest waits for and is not counted. The clock on the wall is good enough where polls are
+//! short, and costs no system call; threads of the lane, which stand behind others, are asked for their own CPU time. A guest that does not give way is interrupted by the
 //! epoch ([`super::engine::Ticker`]) and asks the same meter whether it may go on.
 
 use std::future::poll_fn;
@@ -11,6 +12,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use super::engine::EPOCH_TICK;
+use super::lane;
 
 /// Longest a single poll can have kept the guest running, epochs being what they are. The rest of a longer poll is time in
 /// which the thread did not run, and must not be held against the guest.
@@ -26,7 +28,7 @@ pub(crate) struct Meter {
     budget: Duration,
     /// Nanoseconds of finished polls.
     spent: AtomicU64,
-    /// Start of the current poll in nanoseconds since `born`.
+    /// Start of the current poll, as [`Meter::now`] tells it.
     polled_at: AtomicU64,
 }
 
@@ -77,8 +79,10 @@ impl Meter {
         Duration::from_nanos(since).min(LONGEST_SLICE)
     }
 
+    /// Nanoseconds since some moment; the same for as long as a poll lasts.
     fn now(&self) -> u64 {
-        u64::try_from(self.born.elapsed().as_nanos()).unwrap_or(u64::MAX)
+        let time = if lane::is_here() { lane::thread_time() } else { self.born.elapsed() };
+        u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
     }
 
     fn poll_begins(&self) {
