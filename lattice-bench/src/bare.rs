@@ -108,7 +108,7 @@ impl Bare {
     pub(crate) fn instance(&self) -> Result<BareInstance, Error> {
         let mut store = Store::new(&self.engine, ());
         let instance = self.pre.instantiate(&mut store)?;
-        let handler = instance.get_typed_func(&mut store, &self.handler)?;
+        let handler = instance.get_typed_func(&mut store, self.handler)?;
         Ok(BareInstance { store, handler })
     }
 }

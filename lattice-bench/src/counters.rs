@@ -1,7 +1,8 @@
-//! Counts that noise cannot touch: allocations and page faults of this thread.
+//! Counts that noise cannot touch, or hardly: allocations and page faults of this thread, CPU time.
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
+use std::time::Duration;
 
 use crate::Error;
 
@@ -54,19 +55,28 @@ pub(crate) struct Used {
 }
 
 impl Used {
-    /// Until now. Reading costs an allocation or two itself.
+    /// Until now. What it takes to find out does not count.
     ///
     /// # Errors
     /// There is no `/proc`.
     pub(crate) fn now() -> Result<Self, Error> {
-        let stat = procfs::process::Process::myself()?.task_from_tid(rustix::thread::gettid().as_raw_nonzero().get())?.stat()?;
-        Ok(Self { allocations: ALLOCATIONS.with(Cell::get), faults: stat.minflt })
+        let allocations = ALLOCATIONS.with(Cell::get);
+        let thread = rustix::thread::gettid().as_raw_nonzero().get();
+        let stat = procfs::process::Process::myself()?.task_from_tid(thread)?.stat()?;
+        ALLOCATIONS.with(|count| count.set(allocations));
+        Ok(Self { allocations, faults: stat.minflt })
     }
 
     /// What was used since `earlier`.
     pub(crate) fn since(self, earlier: Self) -> Self {
         Self { allocations: self.allocations - earlier.allocations, faults: self.faults - earlier.faults }
     }
+}
+
+/// CPU time of this process, all threads together.
+pub(crate) fn cpu_time() -> Duration {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
+    Duration::from_secs(u64::try_from(time.tv_sec).unwrap_or(0)) + Duration::from_nanos(u64::try_from(time.tv_nsec).unwrap_or(0))
 }
 
 #[cfg(test)]

@@ -6,11 +6,14 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use bytes::Bytes;
+use lattice_core::id::Digest;
 use lattice_core::wire::assignment::InstancePolicy;
 use lattice_host::runtime::{CompileLimits, ReplyRoute};
 
 use crate::Error;
 use crate::bench::Bench;
+use crate::rows::code::first_reply;
 use crate::stage::{Stage, links_in_memory, message};
 
 /// Bytes and time that compiling may take under a tool that makes everything fifty times slower.
@@ -28,6 +31,8 @@ pub(crate) enum Work {
     Warm,
     /// Reads of one key by a resident instance, a hundred for each message
     KeyValue,
+    /// edge-processor from the cache to its first reply, each time anew
+    Code,
 }
 
 /// A fixed run.
@@ -58,10 +63,13 @@ pub(crate) async fn run(arguments: &Arguments) -> Result<(), Error> {
         ..CompileLimits::default()
     };
     let stage = Stage::with_compiler(arguments.cache.clone(), 4, limits)?;
+    if arguments.work == Work::Code {
+        return code(&bench, &stage, arguments.times).await;
+    }
     let (program, policy, prepare, body) = match arguments.work {
         Work::Fresh => ("touch-pages", InstancePolicy::PerMessage, None, "fresh"),
         Work::Warm => ("touch-pages", InstancePolicy::Resident, None, "warm"),
-        Work::KeyValue => ("kv-loop", InstancePolicy::Resident, Some("set 1 key 64"), "get 100 key 64"),
+        Work::KeyValue | Work::Code => ("kv-loop", InstancePolicy::Resident, Some("set 1 key 64"), "get 100 key 64"),
     };
     let actor = stage.actor(&bench.program(program)?, policy, links_in_memory().await?).await?;
     if let Some(command) = prepare {
@@ -74,4 +82,14 @@ pub(crate) async fn run(arguments: &Arguments) -> Result<(), Error> {
         Ok::<_, Error>(())
     });
     messages.await
+}
+
+async fn code(bench: &Bench, stage: &Stage, times: u32) -> Result<(), Error> {
+    let wasm = Bytes::from(std::fs::read(bench.actor("edge_processor"))?);
+    drop(stage.load(&wasm).await?);
+    let digest = Digest::of(&wasm);
+    for _ in 0..times {
+        first_reply(&stage.runtime, &digest).await?;
+    }
+    Ok(())
 }

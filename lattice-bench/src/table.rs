@@ -159,7 +159,6 @@ fn cells(row: &str, line: &Line) -> [String; 10] {
         Goal::RatioAtMost(limit) => format!("ratio ≤ {}", number(limit)),
         Goal::RatioAtLeast(limit) => format!("ratio ≥ {}", number(limit)),
         Goal::AtMost(limit) => format!("≤ {}", number(limit)),
-        Goal::AtLeast(limit) => format!("≥ {}", number(limit)),
     });
     let verdict = line.met.map(|met| if met { "met" } else { "MISSED" });
     [

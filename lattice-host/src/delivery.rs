@@ -25,7 +25,7 @@ use tokio_util::sync::CancellationToken;
 use crate::backoff::Backoff;
 use crate::metrics::{ActorMetrics, Operation};
 use crate::reason;
-use crate::runtime::{Actor, Handled, InvokeError, ReplyRoute};
+use crate::runtime::{Actor, Handled, InvokeError, Pace, ReplyRoute};
 use crate::status::InletStatus;
 
 /// First and longest pause before a subscription that could not be made or has ended is made again.
@@ -49,6 +49,11 @@ pub(crate) struct Target {
 impl Target {
     pub(crate) fn current(&self) -> Current {
         self.current.borrow().clone()
+    }
+
+    /// How the actor's calls run.
+    pub(crate) fn pace(&self) -> Pace {
+        self.current.borrow().actor.pace()
     }
 
     /// Hands over one message and counts how it went. If the code is replaced at this very moment, the new one gets it.

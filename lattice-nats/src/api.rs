@@ -81,7 +81,9 @@ pub(crate) async fn send(
     timeout: Duration,
 ) -> Result<Bytes, ApiError> {
     use async_nats::client::RequestErrorKind as Kind;
-    let request = Request::new().headers(headers).payload(payload).timeout(Some(timeout));
+    let request = Request::new().payload(payload).timeout(Some(timeout));
+    // A message without headers is smaller, and the server has less to read.
+    let request = if headers.is_empty() { request } else { request.headers(headers) };
     let answer = answered(connection, subject, connection.client().send_request(subject.to_owned(), request)).await?;
     let answer = answer.map_err(|error| match error.kind() {
         Kind::NoResponders => ApiError::NoResponders,

@@ -225,10 +225,9 @@ impl Connection {
     /// Waits until the server says that this client may not publish on `subject`; without that, for ever.
     pub(crate) async fn denied(&self, subject: &str) {
         let mut refusals = self.watcher.refusals.subscribe();
-        let named = format!("\"{subject}\"");
         loop {
             match refusals.recv().await {
-                Ok(words) if words.contains("Publish") && words.contains(&named) => return,
+                Ok(words) if words.contains("Publish") && words.contains(&format!("\"{subject}\"")) => return,
                 Ok(_) | Err(broadcast::error::RecvError::Lagged(_)) => {}
                 Err(broadcast::error::RecvError::Closed) => return std::future::pending().await,
             }

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use lattice_core::id::Digest;
@@ -13,6 +13,7 @@ use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
 
 use crate::Error;
 use crate::bench::Bench;
+use crate::counters::cpu_time;
 use crate::rounds::{Reading, interleave, side};
 use crate::rows::{Goal, Line, Outcome};
 use crate::stage::{self, Nobody, Stage, links, message};
@@ -33,46 +34,58 @@ pub(crate) async fn run(bench: &Bench) -> Result<Outcome, Error> {
     let compile = compile_times(bench, &wasm).await?;
     let stage = Stage::start(bench, "code", 16)?;
     drop(stage.load(&wasm).await?);
+    let digest = Digest::of(&wasm);
     let file = std::fs::read_dir(&stage.cache)?.filter_map(|entry| Some(entry.ok()?.path()));
     let file = file.into_iter().find(|path| path.extension().is_some_and(|extension| extension == "cwasm")).ok_or("nothing is cached")?;
     let size = std::fs::metadata(&file)?.len();
     let count = bench.work(LOADS);
     let mut sides = [
         side("lattice", async || {
-            let mut times = Vec::new();
+            let (mut times, cpu) = (Vec::new(), cpu_time());
             for _ in 0..count {
                 let start = Instant::now();
-                first_reply(&stage.runtime, &Digest::of(&wasm)).await?;
-                times.push(start.elapsed().as_secs_f64() * 1e3);
+                first_reply(&stage.runtime, &digest).await?;
+                times.push(start.elapsed());
             }
-            Ok(Reading::right(u64::try_from(count)?).with_percentiles(times))
+            reading(&times, cpu_time() - cpu)
         }),
         side("floor", async || {
-            let mut times = Vec::new();
+            let (mut times, cpu) = (Vec::new(), cpu_time());
             for _ in 0..count {
                 let start = Instant::now();
                 touch_and_hash(&file)?;
-                times.push(start.elapsed().as_secs_f64() * 1e3);
+                times.push(start.elapsed());
             }
-            Ok(Reading::right(u64::try_from(count)?).with_percentiles(times))
+            reading(&times, cpu_time() - cpu)
         }),
     ];
     let samples = interleave(bench.rounds, &mut sides).await?;
     drop(sides);
     let note = format!("{} KiB on disk; floor: map, touch and hash the same file", size / 1024);
     let cold = Line::compare("cached code to first reply, p50", "ms", &samples, "p50", ("lattice", "floor"))?;
+    let cpu = Line::compare("the same, CPU time of all threads", "ms", &samples, "cpu", ("lattice", "floor"))?;
     let absolute = Line { note: "the same number, absolute".to_owned(), ..Line::of(&cold.what, "ms", "lattice", cold.ours) };
     let times = format!("{} KiB of WebAssembly; a child process, {} runs", wasm.len() / 1024, compile.len());
     let lines = vec![
         cold.goal(Goal::RatioAtMost(4.0)).note(note),
         absolute.goal(Goal::AtMost(1.0)),
+        cpu.note("unlike the time it does not depend on what else the machine does"),
         Line::of("compiling the same", "ms", "lattice", median(&compile).ok_or("no compilation")?).note(times),
     ];
     Ok(Outcome::of(&samples, lines))
 }
 
+fn reading(times: &[Duration], cpu: Duration) -> Result<Reading, Error> {
+    let millis: Vec<f64> = times.iter().map(|time| time.as_secs_f64() * 1e3).collect();
+    let each = cpu.as_secs_f64() * 1e3 / f64::from(u32::try_from(times.len())?);
+    Ok(Reading::right(u64::try_from(times.len())?).with_percentiles(millis).with("cpu", each))
+}
+
 /// Loads what the cache has, links it and has it process a reading.
-async fn first_reply(runtime: &Runtime, digest: &Digest) -> Result<(), Error> {
+///
+/// # Errors
+/// The runtime's, or the reading had another effect than it should.
+pub(crate) async fn first_reply(runtime: &Runtime, digest: &Digest) -> Result<(), Error> {
     let bus = Arc::new(Nobody::default());
     let bucket = provider_kv_memory::KvMemory::new().open("bench").await?;
     let loaded = runtime.load(digest, async { Err::<Bytes, _>(std::io::Error::other("it should be cached")) }).await?;

@@ -72,6 +72,6 @@ impl Inlet<'_> {
                 tracing::debug!(actor = %target.id, subject, %error, "message failed");
             }
         };
-        self.running.start(work, self.waiting.is_empty());
+        self.running.start(work, self.waiting.is_empty(), self.target.pace());
     }
 }

@@ -130,7 +130,7 @@ impl Inlet<'_> {
             None => {
                 let target = self.target.clone();
                 let earlier = self.failures.of(held.receipt.sequence()).map_or(0, |failure| failure.count);
-                self.working.start(work(held, target, earlier), true);
+                self.working.start(work(held, target, earlier), true, self.target.pace());
             }
         }
     }

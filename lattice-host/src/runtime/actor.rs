@@ -26,7 +26,7 @@ use super::logs::ActorLog;
 use super::meter::{CpuExhausted, Meter};
 use super::state::{Identity, ReplyRoute, Task};
 use super::usage::CpuTime;
-use super::{MIB, Runtime};
+use super::{MIB, Pace, Runtime};
 use crate::capability::messaging::may_reply;
 
 /// Longest error text of a guest that is passed on, in bytes.
@@ -93,6 +93,7 @@ struct Inner {
     identity: Arc<Identity>,
     blueprint: RwLock<Arc<Blueprint>>,
     permits: Permits,
+    pace: Pace,
     /// Resident instances that wait for work.
     idle: Mutex<Vec<Instance>>,
     /// Cut off what still runs.
@@ -130,6 +131,7 @@ impl Actor {
             idle: Mutex::default(),
             cut: CancellationToken::new(),
             counts: Counts::default(),
+            pace: Pace::new(shared.lane.clone()),
             loaded,
             identity,
             permits,
@@ -202,6 +204,11 @@ impl Actor {
     pub async fn ready(&self) {
         // The permit is given back at once: whoever waits next finds it.
         let _ = self.inner.permits.semaphore.acquire().await;
+    }
+
+    /// How its calls run.
+    pub(crate) fn pace(&self) -> Pace {
+        self.inner.pace.clone()
     }
 
     /// Takes no more calls, waits up to `grace` for those under way, then cuts them off.
@@ -335,11 +342,19 @@ impl Call {
 
     /// Runs `work` until it is done, its time is over, or the actor is cut off.
     pub(crate) async fn limited<T>(&self, end: Instant, meter: &Meter, work: impl Future<Output = wasmtime::Result<T>>) -> Result<T, Stop> {
+        // The clock goes for as long as a guest might run.
+        let _running = self.actor.inner.runtime.shared().ticker.running();
+        // Begins when it is polled first: a call that never waits costs neither a timer nor a registration.
+        let stop = async {
+            tokio::select! {
+                () = tokio::time::sleep_until(end) => Stop::Deadline(Duration::from_millis(u64::from(self.blueprint.limits.deadline_ms))),
+                () = self.actor.inner.cut.cancelled() => Stop::Closed,
+            }
+        };
         tokio::select! {
             biased;
             done = meter.measure(work) => done.map_err(Stop::Failed),
-            () = tokio::time::sleep_until(end) => Err(Stop::Deadline(Duration::from_millis(u64::from(self.blueprint.limits.deadline_ms)))),
-            () = self.actor.inner.cut.cancelled() => Err(Stop::Closed),
+            stop = stop => Err(stop),
         }
     }
 

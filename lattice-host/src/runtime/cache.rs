@@ -1,8 +1,11 @@
 //! Compiled code on disk, and the memory of code that does not compile.
 //!
-//! **Invariant:** no byte reaches the engine that this host's own compiler did not write. A file is authenticated with a
+//! A file is the artifact as the compiler wrote it, and after it what proves that it is ours. So it is mapped, not read into
+//! memory: hosts on one machine share its pages, the kernel may drop them and read them again, as with any program's code.
+//!
+//! **Invariants.** No byte reaches the engine that this host's own compiler did not write. A file is authenticated with a
 //! key that only this host's user can read, over the digest of the source, the engine it is for and the content; whatever
-//! does not verify counts as absent and is compiled again.
+//! does not verify counts as absent and is compiled again. A file is never written to again under its name, only replaced.
 
 use std::collections::BTreeMap;
 use std::io::{Read as _, Write as _};
@@ -20,10 +23,14 @@ use wasmtime::component::Component;
 use super::compiler::CompileError;
 use super::engine::compatibility;
 
-/// First bytes of a file: format and version.
-const MAGIC: &[u8; 8] = b"LATCWSM1";
+/// First bytes of what is appended to an artifact: format and version.
+const MAGIC: &[u8; 8] = b"LATCWSM2";
 /// Bytes of an HMAC-SHA256.
 const TAG_BYTES: usize = 32;
+/// Bytes after the artifact: magic and tag.
+const TRAILER_BYTES: usize = MAGIC.len() + TAG_BYTES;
+/// Bytes that are hashed at a time: they stay in the processor's cache meanwhile.
+const CHUNK_BYTES: usize = 64 * 1024;
 /// Bytes of the key.
 const KEY_BYTES: usize = 32;
 /// Name of the key file.
@@ -105,16 +112,16 @@ impl Cache {
     /// The component, if its file is there and ours. Blocks on the disk.
     pub(crate) fn get(&self, digest: &Digest, engine: &Engine) -> Option<Component> {
         let path = self.path(digest);
-        let file = read_limited(&path).ok()?;
-        let Some(artifact) = self.verified(digest, &file) else {
+        let mut file = std::fs::File::open(&path).ok()?;
+        if !self.verifies(digest, &mut file).unwrap_or(false) {
             tracing::warn!(path = %path.display(), "cached code does not verify, it will be compiled again");
             return None;
-        };
-        let component = deserialize(engine, artifact)
+        }
+        let component = deserialize(engine, &path)
             .inspect_err(|error| tracing::warn!(path = %path.display(), %error, "cached code does not load, it will be compiled again"))
             .ok()?;
         // Remembers the use; a read-only disk merely forgets it.
-        let _ = std::fs::File::open(&path).and_then(|file| file.set_modified(SystemTime::now()));
+        let _ = file.set_modified(SystemTime::now());
         Some(component)
     }
 
@@ -125,27 +132,30 @@ impl Cache {
     /// start a compilation, no more.
     pub(crate) fn put(&self, digest: &Digest, engine: &Engine) -> Result<Component, CompileError> {
         let scratch = self.scratch(digest);
-        let artifact = read_limited(&scratch);
-        // Gone in any case: it is no file of the cache.
-        self.discard(digest);
-        let artifact = artifact.map_err(|source| CompileError::Artifact { path: scratch, source })?;
-        let component = deserialize(engine, &artifact).map_err(|error| CompileError::Unfit(format!("{error:#}")))?;
-        if let Err(error) = self.store(digest, &artifact) {
+        let component = size_limited(&scratch)
+            .map_err(|source| CompileError::Artifact { path: scratch.clone(), source })
+            .and_then(|()| deserialize(engine, &scratch).map_err(|error| CompileError::Unfit(format!("{error:#}"))));
+        if component.is_ok()
+            && let Err(error) = self.store(digest, &scratch)
+        {
             tracing::warn!(%digest, %error, "compiled code cannot be cached");
         }
-        Ok(component)
+        // Gone in any case: it is no file of the cache. What is mapped stays.
+        self.discard(digest);
+        component
     }
 
-    fn store(&self, digest: &Digest, artifact: &[u8]) -> std::io::Result<()> {
-        self.prune(MAX_TOTAL_BYTES.saturating_sub(u64::try_from(artifact.len()).unwrap_or(u64::MAX)))?;
-        let path = self.path(digest);
-        let temporary = path.with_extension(format!("{}.{TEMPORARY_SUFFIX}", std::process::id()));
-        let mut file = std::fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
+    /// Makes what the compiler wrote to `scratch` a file of the cache.
+    fn store(&self, digest: &Digest, scratch: &Path) -> std::io::Result<()> {
+        let mut file = std::fs::OpenOptions::new().read(true).append(true).open(scratch)?;
+        let length = file.metadata()?.len();
+        self.prune(MAX_TOTAL_BYTES.saturating_sub(length))?;
+        let tag = hmac::sign(&self.key, &self.authenticated(digest, &hash(&mut file, length)?));
         file.write_all(MAGIC)?;
-        file.write_all(self.tag(digest, artifact).as_ref())?;
-        file.write_all(artifact)?;
+        file.write_all(tag.as_ref())?;
+        file.set_permissions(std::fs::Permissions::from_mode(0o600))?;
         file.sync_all()?;
-        std::fs::rename(&temporary, &path)?;
+        std::fs::rename(scratch, self.path(digest))?;
         std::fs::File::open(&self.dir)?.sync_all()
     }
 
@@ -172,20 +182,20 @@ impl Cache {
         Ok(())
     }
 
-    fn verified<'a>(&self, digest: &Digest, file: &'a [u8]) -> Option<&'a [u8]> {
-        let rest = file.strip_prefix(MAGIC.as_slice())?;
-        let (tag, artifact) = rest.split_at_checked(TAG_BYTES)?;
-        hmac::verify(&self.key, &self.authenticated(digest, artifact), tag).ok()?;
-        Some(artifact)
+    /// Whether a file is ours, and for `digest`.
+    fn verifies(&self, digest: &Digest, file: &mut std::fs::File) -> std::io::Result<bool> {
+        let length = file.metadata()?.len();
+        let trailer_bytes = u64::try_from(TRAILER_BYTES).unwrap_or(u64::MAX);
+        let Some(artifact) = length.checked_sub(trailer_bytes).filter(|_| length <= MAX_FILE_BYTES) else { return Ok(false) };
+        let content = hash(file, artifact)?;
+        let mut trailer = [0; TRAILER_BYTES];
+        file.read_exact(&mut trailer)?;
+        let tag = trailer.strip_prefix(MAGIC.as_slice());
+        Ok(tag.is_some_and(|tag| hmac::verify(&self.key, &self.authenticated(digest, &content), tag).is_ok()))
     }
 
-    fn tag(&self, digest: &Digest, artifact: &[u8]) -> hmac::Tag {
-        hmac::sign(&self.key, &self.authenticated(digest, artifact))
-    }
-
-    /// What the tag is over. The content enters by its hash, so that it is not copied; all parts have fixed lengths.
-    fn authenticated(&self, digest: &Digest, artifact: &[u8]) -> Vec<u8> {
-        let content = ring::digest::digest(&ring::digest::SHA256, artifact);
+    /// What the tag is over. The content enters by its hash; all parts have fixed lengths.
+    fn authenticated(&self, digest: &Digest, content: &ring::digest::Digest) -> Vec<u8> {
         [MAGIC.as_slice(), digest.hex().as_bytes(), &self.engine.to_le_bytes(), content.as_ref()].concat()
     }
 
@@ -208,11 +218,11 @@ impl Cache {
     }
 }
 
-#[expect(unsafe_code, reason = "loading machine code; its bytes come from our own compiler: see the module's invariant")]
-fn deserialize(engine: &Engine, artifact: &[u8]) -> wasmtime::Result<Component> {
-    // SAFETY: `artifact` was written by the compiling child of this host, either just now into a folder that only this
-    // user can write, or earlier and authenticated since with a key that only this user can read.
-    unsafe { Component::deserialize(engine, artifact) }
+#[expect(unsafe_code, reason = "loading machine code; its bytes come from our own compiler: see the module's invariants")]
+fn deserialize(engine: &Engine, path: &Path) -> wasmtime::Result<Component> {
+    // SAFETY: the file was written by the compiling child of this host, either just now or earlier and authenticated since
+    // with a key that only this user can read. Its folder is this user's alone, and no program of ours writes to it again.
+    unsafe { Component::deserialize_file(engine, path) }
 }
 
 /// Removes what a host that was killed in the middle of its work left behind.
@@ -228,15 +238,27 @@ fn sweep(dir: &Path) {
     }
 }
 
-fn read_limited(path: &Path) -> std::io::Result<Vec<u8>> {
-    let file = std::fs::File::open(path)?;
-    let size = file.metadata()?.len();
+fn size_limited(path: &Path) -> std::io::Result<()> {
+    let size = std::fs::metadata(path)?.len();
     if size > MAX_FILE_BYTES {
         return Err(std::io::Error::new(std::io::ErrorKind::FileTooLarge, format!("{size} bytes, at most {MAX_FILE_BYTES} are read")));
     }
-    let mut bytes = Vec::with_capacity(usize::try_from(size).unwrap_or(0));
-    file.take(MAX_FILE_BYTES).read_to_end(&mut bytes)?;
-    Ok(bytes)
+    Ok(())
+}
+
+/// Hash of the next `length` bytes.
+fn hash(file: &mut std::fs::File, length: u64) -> std::io::Result<ring::digest::Digest> {
+    let mut context = ring::digest::Context::new(&ring::digest::SHA256);
+    let mut chunk = vec![0; CHUNK_BYTES];
+    let mut left = length;
+    while left > 0 {
+        let wanted = usize::try_from(left).unwrap_or(usize::MAX).min(CHUNK_BYTES);
+        let part = chunk.get_mut(..wanted).unwrap_or_default();
+        file.read_exact(part)?;
+        context.update(part);
+        left = left.saturating_sub(u64::try_from(wanted).unwrap_or(u64::MAX));
+    }
+    Ok(context.finish())
 }
 
 /// The key in `path`, made if there is none. Two hosts that start at once on one folder agree on one key.

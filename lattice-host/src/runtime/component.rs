@@ -1,19 +1,24 @@
 //! Code that is ready to be linked.
 
-use std::sync::Arc;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use lattice_core::admission::{ComponentShape, check_shape};
+use lattice_core::contract::Contract;
 use lattice_core::id::Digest;
 use wasmtime::Engine;
 use wasmtime::component::Component;
 
-use super::error::LoadError;
+use super::error::{LinkFault, LoadError};
+use super::instance::Code;
 
 /// Machine code of a component, with what it imports and exports. Shared by all actors that run it.
 pub(crate) struct CodeImage {
     pub(crate) digest: Digest,
     pub(crate) component: Component,
     pub(crate) shape: ComponentShape,
+    /// The same with its imports resolved, by the contracts of the links: actors that run the same code share it.
+    linked: Mutex<BTreeMap<BTreeSet<Contract>, Code>>,
 }
 
 impl CodeImage {
@@ -24,7 +29,7 @@ impl CodeImage {
             exports: outside.exports(engine).map(|(name, _)| name.to_owned()).collect(),
         };
         check_shape(&shape)?;
-        Ok(Self { digest, component, shape })
+        Ok(Self { digest, component, shape, linked: Mutex::default() })
     }
 }
 
@@ -51,5 +56,16 @@ impl Loaded {
 
     pub(crate) fn component(&self) -> &Component {
         &self.image.component
+    }
+
+    /// The code linked for these contracts, by `link` if nobody has linked it yet.
+    pub(crate) fn linked(&self, contracts: &BTreeSet<Contract>, link: impl FnOnce() -> Result<Code, LinkFault>) -> Result<Code, LinkFault> {
+        let mut linked = self.image.linked.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(code) = linked.get(contracts) {
+            return Ok(code.clone());
+        }
+        let code = link()?;
+        linked.insert(contracts.clone(), code.clone());
+        Ok(code)
     }
 }

@@ -18,7 +18,6 @@ use super::bindings::guest::exports::wasmcloud::messaging::handler::BrokerMessag
 use super::bindings::guest::{MessagingGuest, MessagingGuestIndices};
 use super::component::Loaded;
 use super::error::LinkFault;
-use super::linker::linker;
 use super::links::Links;
 use super::meter::{CpuExhausted, Meter, Verdict};
 use super::state::{Identity, ReplyRoute, State, Surroundings, Task};
@@ -46,7 +45,7 @@ pub(crate) struct Blueprint {
 
 /// Code with all imports resolved.
 #[derive(Clone)]
-struct Code {
+pub(crate) struct Code {
     pre: InstancePre<State>,
     messaging: Option<Arc<MessagingGuestIndices>>,
     http: Option<Arc<ProxyIndices>>,
@@ -65,7 +64,7 @@ impl Blueprint {
         let contracts = links.contracts();
         let code = match former.filter(|former| former.contracts == contracts) {
             Some(former) => former.code.clone(),
-            None => Code::link(shared, loaded, &contracts),
+            None => loaded.linked(&contracts, || Code::link(shared, loaded, &contracts)),
         };
         let mut env: BTreeMap<String, String> = links.env().map(|(name, value)| (name.clone(), value.clone())).collect();
         env.extend(settings.env);
@@ -117,7 +116,7 @@ impl Code {
             return Err(LinkFault::Missing(missing));
         }
         let unfit = |error: wasmtime::Error| LinkFault::Unfit(format!("{error:#}"));
-        let linker = linker(&shared.engine, contracts).map_err(unfit)?;
+        let linker = shared.linker(contracts).map_err(unfit)?;
         let pre = linker.instantiate_pre(loaded.component()).map_err(unfit)?;
         let (messaging, http) = (MessagingGuestIndices::new(&pre), ProxyIndices::new(&pre));
         match (messaging, http) {
@@ -137,7 +136,9 @@ pub(crate) struct Instance {
     _slot: OwnedSemaphorePermit,
 }
 
+/// What can be called, looked up when it is called first: a message needs no HTTP handler, and the other way round.
 struct Exports {
+    instance: wasmtime::component::Instance,
     messaging: Option<MessagingGuest>,
     http: Option<Proxy>,
 }
@@ -194,9 +195,7 @@ impl Instance {
         }
         let code = self.blueprint.code.as_ref().map_err(|fault| wasmtime::Error::msg(fault.to_string()))?;
         let instance = code.pre.instantiate_async(&mut self.store).await?;
-        let messaging = code.messaging.as_ref().map(|indices| indices.load(&mut self.store, &instance)).transpose()?;
-        let http = code.http.as_ref().map(|indices| indices.load(&mut self.store, &instance)).transpose()?;
-        self.exports = Some(Exports { messaging, http });
+        self.exports = Some(Exports { instance, messaging: None, http: None });
         Ok(())
     }
 
@@ -206,16 +205,29 @@ impl Instance {
     /// The outer one is a trap or a limit, the inner one the handler's own.
     pub(crate) async fn handle_message(&mut self, message: &Message) -> wasmtime::Result<Result<(), String>> {
         self.instantiate().await?;
-        let handler = self.exports.as_ref().and_then(|exports| exports.messaging.as_ref());
-        let handler = handler.ok_or_else(|| wasmtime::Error::msg("no message handler"))?;
+        let indices = self.blueprint.code.as_ref().ok().and_then(|code| code.messaging.as_ref());
+        let (Some(indices), Some(exports)) = (indices, &mut self.exports) else {
+            return Err(wasmtime::Error::msg("no message handler"));
+        };
+        let handler = match &mut exports.messaging {
+            Some(handler) => handler,
+            none => none.insert(indices.load(&mut self.store, &exports.instance)?),
+        };
         let message = BrokerMessage { subject: &message.subject, body: &message.body, reply_to: message.reply_to.as_deref() };
         handler.wasmcloud_messaging_handler().call_handle_message(&mut self.store, message).await
     }
 
     /// The HTTP handler and the store to call it with.
     pub(crate) fn http(&mut self) -> wasmtime::Result<(&Proxy, &mut Store<State>)> {
-        let handler = self.exports.as_ref().and_then(|exports| exports.http.as_ref());
-        Ok((handler.ok_or_else(|| wasmtime::Error::msg("no HTTP handler"))?, &mut self.store))
+        let indices = self.blueprint.code.as_ref().ok().and_then(|code| code.http.as_ref());
+        let (Some(indices), Some(exports)) = (indices, &mut self.exports) else {
+            return Err(wasmtime::Error::msg("no HTTP handler"));
+        };
+        let handler = match &mut exports.http {
+            Some(handler) => handler,
+            none => none.insert(indices.load(&mut self.store, &exports.instance)?),
+        };
+        Ok((handler, &mut self.store))
     }
 }
 

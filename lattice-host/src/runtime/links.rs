@@ -120,14 +120,19 @@ impl Link {
         if self.is_revoked() {
             return Err(self.revoked_error());
         }
-        let start = Instant::now();
-        let end = deadline.min(start + self.timeout());
-        // In this order a call that is answered from memory costs neither a timer nor a registration.
+        // Begins when it is polled first: a call that is answered from memory costs neither a timer nor a registration.
+        let stop = async {
+            let start = Instant::now();
+            let end = deadline.min(start + self.timeout());
+            tokio::select! {
+                () = self.revoked.cancelled() => self.revoked_error(),
+                () = tokio::time::sleep_until(end) => LinkCallError::TimedOut((end - start).as_millis()),
+            }
+        };
         tokio::select! {
             biased;
             settled = attempt => Ok(settled?),
-            () = self.revoked.cancelled() => Err(self.revoked_error()),
-            () = tokio::time::sleep_until(end) => Err(LinkCallError::TimedOut((end - start).as_millis())),
+            stop = stop => Err(stop),
         }
     }
 

@@ -1,9 +1,10 @@
 //! Guest CPU time of one call.
 //!
 //! A future is measured while it is polled: then the guest runs, or a host function that does not wait. Time between two
-//! polls belongs to whoever the guest waits for and is not counted. A guest that does not give way is interrupted by the
-//! epoch ([`super::engine::Ticker`]) and asks the same meter whether it may go on. What a call cost is added to the actor's
-//! [`Usage`], too.
+//! polls belongs to whoever the guest waits for and is not counted. The clock on the wall is good enough where polls are
+//! short, and costs no system call; threads of the lane, which stand behind others, are asked for their own CPU time. A
+//! guest that does not give way is interrupted by the epoch ([`super::engine::Ticker`]) and asks the same meter whether it
+//! may go on. What a call cost is added to the actor's [`Usage`], too.
 
 use std::future::poll_fn;
 use std::pin::pin;
@@ -12,6 +13,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use super::engine::EPOCH_TICK;
+use super::lane;
 use super::usage::{Reading, Usage};
 
 /// Longest a single poll can have kept the guest running, epochs being what they are. The rest of a longer poll is time in
@@ -28,7 +30,7 @@ pub(crate) struct Meter {
     budget: Duration,
     /// Nanoseconds of finished polls.
     spent: AtomicU64,
-    /// Start of the current poll in nanoseconds since `born`.
+    /// Start of the current poll, as [`Meter::now`] tells it.
     polled_at: AtomicU64,
     /// What all calls of the actor cost.
     usage: Arc<Usage>,
@@ -84,21 +86,28 @@ impl Meter {
         Duration::from_nanos(self.now().saturating_sub(self.polled_at.load(Ordering::Relaxed)))
     }
 
+    /// Nanoseconds since some moment; the same for as long as a poll lasts.
     fn now(&self) -> u64 {
-        u64::try_from(self.born.elapsed().as_nanos()).unwrap_or(u64::MAX)
+        let time = if lane::is_here() { lane::thread_time() } else { self.born.elapsed() };
+        u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
     }
 
     fn poll_begins(&self) -> Option<Reading> {
         let now = self.now();
         self.polled_at.store(now, Ordering::Relaxed);
-        self.usage.reading(self.born, now)
+        // There the time is CPU time already.
+        if lane::is_here() { None } else { self.usage.reading(self.born, now) }
     }
 
     fn poll_ends(&self, reading: Option<Reading>) {
         let wall = self.since_poll();
         let slice = u64::try_from(wall.min(LONGEST_SLICE).as_nanos()).unwrap_or(u64::MAX);
         self.spent.fetch_add(slice, Ordering::Relaxed);
-        self.usage.add(wall, reading);
+        if lane::is_here() {
+            self.usage.add_cpu(wall);
+        } else {
+            self.usage.add(wall, reading);
+        }
     }
 
     /// Runs `future` and counts what it costs.

@@ -7,8 +7,8 @@
 //! ```
 //!
 //! [`Runtime`] is one per host, [`Actor`] one per actor on it; both are handles that can be cloned. There is no task of its
-//! own here, except one thread that advances the epoch and one task per HTTP request: a message is worked on by whoever
-//! calls [`Actor::handle_message`].
+//! own here, except one thread that advances the epoch, and threads for guests that compute ([`lane`]): a message or request
+//! is worked on by whoever calls.
 //!
 //! **Invariants.** A guest can use only the CPU time, wall time and memory that its limits name, and nothing of it survives
 //! a per-message call. It can call only what a link of its actor covers at the moment of the call. A failure of one
@@ -22,6 +22,7 @@ mod component;
 pub(crate) mod engine;
 mod error;
 mod instance;
+mod lane;
 mod limits;
 mod linker;
 pub(crate) mod links;
@@ -31,17 +32,18 @@ mod serve;
 pub(crate) mod state;
 mod usage;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use bytes::Bytes;
 use futures::future::BoxFuture;
 use lattice_core::admission::check_preamble;
+use lattice_core::contract::Contract;
 use lattice_core::id::{Digest, HostName};
 use tokio::sync::Semaphore;
 use wasmtime::Engine;
-use wasmtime::component::Component;
+use wasmtime::component::{Component, Linker};
 
 pub use actor::{Actor, ActorSettings, ActorStats, Handled};
 pub use cache::CacheError;
@@ -58,7 +60,10 @@ use cache::Cache;
 use compiler::Compiler;
 use component::CodeImage;
 use engine::{Purpose, Ticker};
+use lane::Lane;
+pub(crate) use lane::Pace;
 use limits::MemoryAccount;
+use state::State;
 
 const MIB: u64 = 1024 * 1024;
 
@@ -95,9 +100,27 @@ pub(crate) struct Shared {
     pub(crate) slots: Arc<Semaphore>,
     cache: Cache,
     compiler: Compiler,
+    /// What actors link against, by the contracts that they have links for: made once, there are few combinations.
+    linkers: Mutex<BTreeMap<BTreeSet<Contract>, Arc<Linker<State>>>>,
     /// Code that is in memory, so that it is there once however many actors run it.
     loaded: Mutex<BTreeMap<Digest, Weak<CodeImage>>>,
-    _ticker: Ticker,
+    /// Code that is being loaded, so that many actors of the same code load it once.
+    loading: Mutex<BTreeMap<Digest, Weak<tokio::sync::Mutex<()>>>>,
+    pub(crate) ticker: Ticker,
+    pub(crate) lane: Arc<Lane>,
+}
+
+impl Shared {
+    /// The linker of actors that have links of these contracts.
+    pub(crate) fn linker(&self, contracts: &BTreeSet<Contract>) -> wasmtime::Result<Arc<Linker<State>>> {
+        let mut linkers = self.linkers.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(linker) = linkers.get(contracts) {
+            return Ok(linker.clone());
+        }
+        let linker = Arc::new(linker::linker(&self.engine, contracts)?);
+        linkers.insert(contracts.clone(), linker.clone());
+        Ok(linker)
+    }
 }
 
 impl Runtime {
@@ -116,8 +139,11 @@ impl Runtime {
             memory: MemoryAccount::of_host(u64::from(config.host_memory_mb).saturating_mul(MIB)),
             slots: Arc::new(Semaphore::new(slots)),
             compiler: Compiler::new(config.compile.clone()),
+            linkers: Mutex::default(),
             loaded: Mutex::default(),
-            _ticker: ticker,
+            loading: Mutex::default(),
+            ticker,
+            lane: Arc::default(),
             engine,
             config,
             cache,
@@ -163,6 +189,12 @@ impl Runtime {
         if let Some(image) = self.image_in_memory(digest) {
             return Ok(Loaded::new(image));
         }
+        let loading = self.loading(digest);
+        let _alone = loading.lock().await;
+        // Whoever was before may have loaded the same.
+        if let Some(image) = self.image_in_memory(digest) {
+            return Ok(Loaded::new(image));
+        }
         if let Some(component) = self.cached(digest).await? {
             return self.admit(digest, component);
         }
@@ -172,12 +204,19 @@ impl Runtime {
         let wasm = fetch.await.map_err(|error| LoadError::Fetch { digest: digest.clone(), source: Box::new(error) })?;
         check_source(digest, &wasm)?;
         let _turn = self.shared.compiler.turn().await;
-        // Whoever had the turn before may have compiled the same.
-        let component = match self.cached(digest).await? {
-            Some(component) => component,
-            None => self.compile(digest, &wasm).await?,
-        };
+        let component = self.compile(digest, &wasm).await?;
         self.admit(digest, component)
+    }
+
+    fn loading(&self, digest: &Digest) -> Arc<tokio::sync::Mutex<()>> {
+        let mut all = self.shared.loading.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(known) = all.get(digest).and_then(Weak::upgrade) {
+            return known;
+        }
+        all.retain(|_, loading| loading.strong_count() > 0);
+        let new = Arc::default();
+        all.insert(digest.clone(), Arc::downgrade(&new));
+        new
     }
 
     fn image_in_memory(&self, digest: &Digest) -> Option<Arc<CodeImage>> {

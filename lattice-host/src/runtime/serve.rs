@@ -1,16 +1,23 @@
 //! HTTP requests: handed to the actor's `wasi:http/incoming-handler`, bodies streamed both ways.
 //!
-//! The actor may go on after its response has begun (it writes the body then), so each request has a task of its own, which
+//! The actor may go on after its response has begun (it writes the body then). Whoever takes the response drives it: the
+//! two would only wait for each other in tasks of their own. What is left when nobody takes any more goes on by itself, and
 //! ends with the actor's deadline at the latest. What goes wrong before the response begins becomes a status with a JSON
 //! body `{"error": {"code", "message"}}`; after that the connection ends early.
 
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
 use bytes::Bytes;
+use futures::future::BoxFuture;
 use http::{HeaderValue, Request, Response, StatusCode, header};
+use http_body::{Frame, SizeHint};
 use http_body_util::{BodyExt as _, Full, Limited};
 use lattice_core::contract::Contract;
 use lattice_core::id::LinkName;
 use provider_api::http_server::{Body, BodyError};
-use std::time::Duration;
+use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 use wasmtime_wasi_http::p2::bindings::http::types::{ErrorCode, Scheme};
 use wasmtime_wasi_http::p2::body::HyperOutgoingBody;
@@ -88,20 +95,88 @@ impl Actor {
             return Err(call.failed(call.unavailable(Contract::HttpServer)).into());
         }
         permitted(&call, &request, link)?;
-        let (answer, answered) = oneshot::channel();
-        let worker = tokio::spawn(work(call, request, answer));
-        match answered.await {
-            Ok(Ok(response)) => Ok(response.map(|body| body.map_err(|error| Box::new(error) as BodyError).boxed_unsync())),
-            Ok(Err(code)) => {
-                Err(Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, "actor-error", format!("the actor answered with an error: {code:?}")))
-            }
-            // The actor's side is gone without an answer: its end says why.
-            Err(_gone) => match worker.await {
-                Ok(Err(error)) => Err(error.into()),
-                Ok(Ok(())) => Err(Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, "no-response", "the actor returned without a response")),
-                Err(_panicked) => Err(Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, "host-error", "the request was lost in the host")),
+        let (answer, mut answered) = oneshot::channel();
+        let pace = self.pace();
+        let work = Box::pin(work(call, request, answer));
+        let mut work = Unfinished(Some(Box::pin(async move { pace.run(work).await })));
+        let ended = tokio::select! {
+            biased;
+            answer = &mut answered => match answer {
+                Ok(answer) => return respond(answer, work),
+                // The actor's side is gone without an answer: its end says why.
+                Err(_gone) => (&mut work).await,
             },
+            ended = &mut work => match answered.try_recv() {
+                Ok(answer) => return respond(answer, work),
+                Err(_gone) => ended,
+            },
+        };
+        match ended {
+            Some(Err(error)) => Err(error.into()),
+            Some(Ok(())) => Err(Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, "no-response", "the actor returned without a response")),
+            None => Err(Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, "host-error", "the request was lost in the host")),
         }
+    }
+}
+
+fn respond(answer: Answer, work: Unfinished) -> Result<Response<Body>, Refusal> {
+    match answer {
+        Ok(response) => Ok(response.map(|body| Driven { body, work }.boxed_unsync())),
+        Err(code) => {
+            Err(Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, "actor-error", format!("the actor answered with an error: {code:?}")))
+        }
+    }
+}
+
+/// How the actor's side of a request ended; `None` if it panicked.
+type Ended = Option<Result<(), InvokeError>>;
+
+/// The actor's side of a request. Dropped, it goes on in a task of its own.
+struct Unfinished(Option<BoxFuture<'static, Ended>>);
+
+impl Future for Unfinished {
+    type Output = Ended;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Ended> {
+        let Some(work) = &mut self.0 else { return Poll::Ready(None) };
+        let ended = ready!(work.as_mut().poll(context));
+        self.0 = None;
+        Poll::Ready(ended)
+    }
+}
+
+impl Drop for Unfinished {
+    fn drop(&mut self) {
+        if let (Some(work), Ok(runtime)) = (self.0.take(), Handle::try_current()) {
+            runtime.spawn(work);
+        }
+    }
+}
+
+/// A response's body that drives the actor which writes it.
+struct Driven {
+    body: HyperOutgoingBody,
+    work: Unfinished,
+}
+
+impl http_body::Body for Driven {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        if self.work.0.is_some() {
+            // How it ended shows in the body, which ends early or does not.
+            let _ = Pin::new(&mut self.work).poll(context);
+        }
+        Pin::new(&mut self.body).poll_frame(context).map_err(|error| Box::new(error) as BodyError)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
     }
 }
 

@@ -85,7 +85,8 @@ pub(crate) struct State {
     pub(crate) task: Task,
     pub(crate) limiter: Limiter,
     pub(crate) table: ResourceTable,
-    wasi: WasiCtx,
+    /// Made when the guest first asks for anything of WASI: most of what it costs to start an instance, and many never ask.
+    wasi: Option<WasiCtx>,
     http: WasiHttpCtx,
     outgoing: Outgoing,
 }
@@ -98,8 +99,7 @@ impl State {
         let mut http = WasiHttpCtx::new();
         http.set_field_size_limit(MAX_FIELDS_BYTES);
         let limiter = Limiter::new(identity.memory.clone(), largest);
-        let wasi = deny_all(&identity, &around.env);
-        Self { identity, around, task, limiter, table, wasi, http, outgoing: Outgoing }
+        Self { identity, around, task, limiter, table, wasi: None, http, outgoing: Outgoing }
     }
 }
 
@@ -121,7 +121,8 @@ fn deny_all(identity: &Identity, env: &BTreeMap<String, String>) -> WasiCtx {
 
 impl WasiView for State {
     fn ctx(&mut self) -> WasiCtxView<'_> {
-        WasiCtxView { ctx: &mut self.wasi, table: &mut self.table }
+        let ctx = self.wasi.get_or_insert_with(|| deny_all(&self.identity, &self.around.env));
+        WasiCtxView { ctx, table: &mut self.table }
     }
 }
 

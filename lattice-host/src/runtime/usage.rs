@@ -67,6 +67,14 @@ impl Usage {
         }
     }
 
+    /// Adds a poll of which the thread's clock is known.
+    pub(crate) fn add_cpu(&self, cpu: Duration) {
+        let cpu = nanos(cpu);
+        for sum in [&self.wall, &self.sampled_wall, &self.sampled_cpu] {
+            sum.fetch_add(cpu, Ordering::Relaxed);
+        }
+    }
+
     pub(crate) fn cpu(&self) -> CpuTime {
         let load = |value: &AtomicU64| value.load(Ordering::Relaxed);
         CpuTime { wall: load(&self.wall), sampled_wall: load(&self.sampled_wall), sampled_cpu: load(&self.sampled_cpu) }
