@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# The whole product in one run: a lattice of two hosts on this machine, edge-processor on both, readings in, alerts out.
+# The whole product in one run: a lattice of two hosts on this machine, edge-processor spread over both by the scheduler,
+# readings in, alerts out.
 # Expects lattice-ctl, lattice-host, lattice-bench and nats-server on PATH; `make demo` sees to that.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -45,7 +46,7 @@ step "Start the providers and the actor; without links it may do nothing yet"
 run lattice-ctl start provider builtin://kv-nats kv
 run lattice-ctl start provider builtin://messaging-nats messaging
 run lattice-ctl start provider builtin://http-server http
-run lattice-ctl start actor "file://$actor" edge-processor --host NEDGE01,NEDGE02 --max 10
+run lattice-ctl start actor "file://$actor" edge-processor --max 10 --spread
 run lattice-ctl get actors
 
 step "Links give it a bucket, a port and the region's readings, and nothing else"
