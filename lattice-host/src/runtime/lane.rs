@@ -191,7 +191,7 @@ mod tests {
     #[tokio::test]
     async fn only_what_a_thread_of_the_lane_ran_counts() {
         let pace = Pace::new(Arc::default());
-        let meter = Meter::new(Duration::from_secs(1), std::sync::Arc::default());
+        let meter = Meter::new(Duration::from_secs(1), Arc::default());
         let measured = meter.clone();
         let work = async move {
             compute(LONG);
