@@ -8,7 +8,7 @@ use super::{PlanState, fill, settle};
 use crate::desired::Desired;
 use crate::id::{ActorId, HostId};
 use crate::inventory::Inventory;
-use crate::needs::{Class, Needs, Strategy};
+use crate::needs::{Needs, Strategy};
 use crate::placement::{Ask, Candidates, Closed, Index, Node, Reject, Table};
 use crate::wire::report::HostReport;
 use crate::wire::schedule::{Explanation, HostOpinion, Need, Placed, Source, TaskSpec};
@@ -91,7 +91,7 @@ impl Site {
     pub fn new(desired: &Desired, inventory: &Inventory, parent: &PlanState) -> Self {
         let (world, holdings) = settle(desired, inventory, parent);
         let mut tenants: BTreeMap<HostId, Vec<(ActorId, Tenant)>> = BTreeMap::new();
-        for holding in holdings.iter().filter(|holding| holding.spec.needs.class != Class::Autonomous) {
+        for holding in holdings.iter().filter(|holding| holding.gives_way()) {
             for (host, instances) in &holding.placed {
                 let tenant = Tenant { priority: holding.spec.needs.priority, need: holding.need, instances: *instances };
                 tenants.entry(host.clone()).or_default().push((holding.id.clone(), tenant));

@@ -4,7 +4,7 @@ use super::holding::Holding;
 use super::world::{Admission, World};
 use super::{Choice, Displaced, MAX_REJECTIONS};
 use crate::id::{ActorId, HostId};
-use crate::needs::{Class, Needs, Spread, Strategy};
+use crate::needs::{Spread, Strategy};
 use crate::placement::{Ask, Candidates, Index, Node, Reject, Table};
 use crate::wire::schedule::Need;
 
@@ -21,13 +21,18 @@ pub(super) fn fill(world: &mut World<'_>, holdings: &mut [Holding<'_>], at: usiz
     let grain = current.missing.div_ceil(STEPS).max(1);
     while current.missing > 0 {
         let held = holder(&world.table, current);
+        let alone = current.is_alone_on_a_host();
         let search = Candidates {
             ask: &admission.ask,
-            admits: |_, node: &Node| world.admits(&admission, &node.id),
+            admits: |index, node: &Node| match held.get(index) {
+                Some(1..) if alone => Err(Reject::AntiAffinity(current.id.clone())),
+                Some(_) | None => world.admits(&admission, &node.id),
+            },
             held: |index| held.get(index).copied().unwrap_or(0),
             first: world.turn,
         };
-        let best = world.table.best(&search).or_else(|| make_room(world, current, rest, &admission).map(|index| (index, false)));
+        let found = world.table.best(&search);
+        let best = found.or_else(|| make_room(world, current, rest, &admission).filter(|_| !alone).map(|index| (index, false)));
         let Some((index, fallback)) = best else { break };
         let Some(node) = world.table.get(index) else { break };
         let instances = node.fits(&current.need).min(grain).min(current.missing);
@@ -181,9 +186,8 @@ fn victims(world: &World<'_>, node: &Node, current: &Holding<'_>, rest: &[Holdin
     let tenant = |actor: &ActorId| {
         let at = world.order.get(actor)?.checked_sub(first)?;
         let holding = rest.get(at)?;
-        let Needs { priority, class, .. } = holding.spec.needs;
-        let instances = holding.placed.get(&node.id).copied().filter(|_| class != Class::Autonomous)?;
-        Some((at, Tenant { priority, need: holding.need, instances }))
+        let instances = holding.placed.get(&node.id).copied().filter(|_| holding.gives_way())?;
+        Some((at, Tenant { priority: holding.spec.needs.priority, need: holding.need, instances }))
     };
     let tenants = world.actors_on(&node.id).filter_map(tenant).collect();
     make_way(node, &current.need, current.spec.needs.priority, wanted, tenants)

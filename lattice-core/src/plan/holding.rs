@@ -38,14 +38,19 @@ pub(super) struct Holding<'a> {
     pub(super) displaced: Vec<Displaced>,
 }
 
-/// All actors in the order in which they are planned: priority, then size, then id.
+/// All actors in the order in which they are planned: lattice's own, then by priority, size and id.
 pub(super) fn all<'a>(world: &World<'a>) -> Vec<Holding<'a>> {
     let desired = world.desired;
     let mut holdings: Vec<Holding<'a>> = desired.components.iter().map(|(id, spec)| Holding::new(id, spec, world)).collect();
     holdings.sort_by_key(|holding| {
         let need = &holding.need;
         // Larger ones first, so that the small ones fill what they leave.
-        (Reverse(holding.spec.needs.priority), Reverse(u64::from(need.cpu).max(u64::from(need.memory_mb))), holding.id)
+        (
+            holding.spec.system.is_none(),
+            Reverse(holding.spec.needs.priority),
+            Reverse(u64::from(need.cpu).max(u64::from(need.memory_mb))),
+            holding.id,
+        )
     });
     holdings
 }
@@ -83,6 +88,16 @@ impl<'a> Holding<'a> {
         Admission { id: self.id, ask, ports: ports(&self.links), providers: names }
     }
 
+    /// Whether it makes room for an actor that matters more.
+    pub(super) fn gives_way(&self) -> bool {
+        self.spec.needs.class != Class::Autonomous && self.spec.system.is_none()
+    }
+
+    /// Whether a host has one instance at most: replicas of a system actor are there to outlive their hosts.
+    pub(super) fn is_alone_on_a_host(&self) -> bool {
+        self.spec.system.is_some()
+    }
+
     /// Whether the plan leaves the actor as it is, because its links make no sense or it is not known what they are.
     fn is_frozen(&self, world: &World<'_>) -> bool {
         self.fault.is_some() || (self.spec.system.is_some() && world.lattice().is_none())
@@ -108,7 +123,8 @@ impl<'a> Holding<'a> {
         let before: BTreeMap<&'a HostId, u32> = world.before.get(self.id).cloned().unwrap_or_default();
         let targets = self.targets(world, &admission);
         for (host, instances) in before {
-            let wanted = targets.as_ref().map_or(instances, |targets| targets.get(host).copied().unwrap_or(0).min(instances));
+            let most = if self.is_alone_on_a_host() { instances.min(1) } else { instances };
+            let wanted = targets.as_ref().map_or(most, |targets| targets.get(host).copied().unwrap_or(0).min(most));
             let moves = world.is_leaving(host) && self.spec.needs.class != Class::Autonomous && self.may_leave(world, host);
             let allowed =
                 wanted > 0 && (self.is_frozen(world) || (world.admits(&admission, host).is_ok() && labels_suit(world, &admission, host)));
@@ -268,6 +284,10 @@ impl<'a> Holding<'a> {
             return Some(Trouble::Links(fault));
         }
         let missing = self.lacking();
+        if self.is_alone_on_a_host() && !self.placed.is_empty() {
+            // Fewer hosts than replicas: the others come when there are more.
+            return None;
+        }
         (missing > 0).then_some(Trouble::Missing { missing, need: self.need, rejected: self.rejected })
     }
 }

@@ -365,3 +365,21 @@ fn settings_of_the_scheduler_hold_for_those_who_say_nothing() {
     let problem = lattice.plan().troubles["lattice-scheduler"].problem(&actor("lattice-scheduler"));
     assert_eq!(problem.message, "settings of lattice-scheduler make no sense: `strategy` = `fastest`");
 }
+
+#[test]
+fn replicas_of_a_system_actor_never_share_a_host() {
+    let mut lattice = Lattice::new(vec![host(0, "eu")]);
+    let spec = ComponentSpec { system: Some(crate::system::SystemActor::Scheduler), ..component(&[], 2) };
+    lattice.set("lattice-scheduler", spec);
+    let plan = lattice.plan();
+    assert_eq!(lattice.shares("lattice-scheduler"), [1]);
+    assert!(plan.troubles.is_empty(), "one host is enough to begin with");
+    lattice.hosts.push(host(1, "eu"));
+    lattice.plan();
+    assert_eq!(lattice.shares("lattice-scheduler"), [1, 1]);
+    lattice.hosts.push(host(2, "eu"));
+    assert!(!lattice.plan().changed.values().any(|assignment| assignment.components.len() > 1));
+    assert_eq!(lattice.shares("lattice-scheduler"), [1, 1, 0]);
+    let providers: Vec<&str> = lattice.state.assignments[&host_id(1)].providers.keys().map(ProviderId::as_str).collect();
+    assert_eq!(providers, ["lattice-keyvalue", "lattice-messaging", "lattice-store"]);
+}
