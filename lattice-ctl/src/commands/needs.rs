@@ -77,6 +77,8 @@ pub(crate) struct NeedsArgs {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Placement {
+    /// As the scheduler is set: config `lattice-scheduler`, value `strategy`
+    Default,
     /// The emptiest host
     Balanced,
     /// The fullest host that still can
@@ -133,12 +135,11 @@ impl NeedsArgs {
             Some(0) => None,
             Some(limit) => Some(limit),
         };
-        let strategy = self.placement.map_or(before.strategy, |placement| {
-            Some(match placement {
-                Placement::Balanced => Strategy::Balanced,
-                Placement::Pack => Strategy::Pack,
-                Placement::RoundRobin => Strategy::RoundRobin,
-            })
+        let strategy = self.placement.map_or(before.strategy, |placement| match placement {
+            Placement::Default => None,
+            Placement::Balanced => Some(Strategy::Balanced),
+            Placement::Pack => Some(Strategy::Pack),
+            Placement::RoundRobin => Some(Strategy::RoundRobin),
         });
         Ok(Needs {
             cpu: self.cpu.unwrap_or(before.cpu),
@@ -268,7 +269,7 @@ mod tests {
             "--anti-affinity=",
             "--class=shared",
             "--no-spread",
-            "--placement=balanced",
+            "--placement=default",
             "--no-daemon",
         ];
         assert_eq!(apply(&back, &Needs { daemon: true, ..everything() }), Needs::default());
