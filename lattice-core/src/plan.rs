@@ -234,9 +234,9 @@ impl Trouble {
             }
             Self::Missing { missing, need, rejected } => (missing, need, rejected),
         };
-        let port = |(host, reject): &(String, Reject)| match reject {
-            Reject::Port { port, holder } => Some(format!("port {port} of {host} is taken by {holder}; {actor} cannot listen there too")),
-            _ => None,
+        let port = |(host, reject): &(String, Reject)| {
+            let Reject::Port { port, holder } = reject else { return None };
+            Some(format!("port {port} of {host} is taken by {holder}; {actor} cannot listen there too"))
         };
         let ports: Vec<String> = rejected.iter().filter_map(port).collect();
         if let Some(first) = ports.first().filter(|_| ports.len() == rejected.len()) {

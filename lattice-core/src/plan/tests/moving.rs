@@ -369,7 +369,7 @@ fn settings_of_the_scheduler_hold_for_those_who_say_nothing() {
 #[test]
 fn replicas_of_a_system_actor_never_share_a_host() {
     let mut lattice = Lattice::new(vec![host(0, "eu")]);
-    let spec = ComponentSpec { system: Some(crate::system::SystemActor::Scheduler), ..component(&[], 2) };
+    let spec = ComponentSpec { system: Some(SystemActor::Scheduler), ..component(&[], 2) };
     lattice.set("lattice-scheduler", spec);
     let plan = lattice.plan();
     assert_eq!(lattice.shares("lattice-scheduler"), [1]);

@@ -93,7 +93,7 @@ fn check(desired: &Desired, inventory: &Inventory, state: &PlanState, plan: &Pla
             assert!(needs.labels.iter().all(|(name, value)| report.labels.get(name) == Some(value)), "seed {seed}: labels of {actor}");
             let near = assignment.components.keys().find(|other| needs.anti_affinity.contains(*other));
             assert_eq!(near, None, "seed {seed}: {actor} keeps away from");
-            assert!(desired.nodes.get(id).is_none(), "seed {seed}: {actor} on a cordoned host");
+            assert!(!desired.nodes.contains_key(id), "seed {seed}: {actor} on a cordoned host");
         }
         let free = |capacity: u32, used: u32| u64::from(capacity.saturating_sub(used));
         assert!(cpu <= free(report.profile.cpu_capacity, report.profile.cpu_used), "seed {seed}: {cpu} on {report:?}");
