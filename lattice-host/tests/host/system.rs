@@ -121,19 +121,17 @@ async fn two_writers_of_one_revision() {
     let system = System::start().await;
     let client = system.world.lattice.connection().clone();
     let other = lattice_nats::bucket::Bucket::named(&client, "scratch-of-test");
-    let mut expected = 0;
-    for round in 0..10 {
-        let line = format!("update scratch a {expected} actor{round}");
+    for expected in 0..10 {
+        let line = format!("update scratch a {expected} actor{expected}");
         let change = lattice_nats::bucket::KeyChange {
             key: "a".to_owned(),
-            value: Some(format!("other{round}").into()),
+            value: Some(format!("other{expected}").into()),
             expected: Some(lattice_core::id::Revision(expected)),
         };
         let changes = [change];
         let (actors, others) = tokio::join!(system.run(&line), other.commit(&changes, None));
         let won = u8::from(!actors.starts_with("error: conflict")) + u8::from(others.is_ok());
         assert_eq!(won, 1, "{actors} {others:?}");
-        expected += 1;
     }
 }
 
