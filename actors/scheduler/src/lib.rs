@@ -106,12 +106,11 @@ impl Replica {
 
     fn carry_out(&mut self, step: Step, lattice: &LatticeName) -> Result<(), String> {
         match step {
-            Step::AskHosts => Ok(noted(publish(&subject::request_all(lattice, Verb::Report), Vec::new()))),
-            Step::Probe(probe) => Ok(noted(publish(&subject::probe(lattice), wire::encode(&probe)))),
+            Step::AskHosts => noted(publish(&subject::request_all(lattice, Verb::Report), Vec::new())),
+            Step::Probe(probe) => noted(publish(&subject::probe(lattice), wire::encode(&probe))),
             Step::Look => {
                 let last = |bucket| store::info(bucket).map(|info| Revision(info.last_revision)).map_err(|error| failed(bucket, error));
                 self.scheduler.handle_revisions(last(DESIRED)?, last(PLAN)?);
-                Ok(())
             }
             Step::Read => {
                 let list = |bucket| store::list(bucket).map_err(|error| failed(bucket, error));
@@ -120,11 +119,12 @@ impl Replica {
                 let wanted = desired.entries.iter().map(|entry| (entry.key.as_str(), entry.value.as_slice()));
                 let now = self.now();
                 let read = self.scheduler.handle_stored(planned, Revision(plan.revision), wanted, Revision(desired.revision), now);
-                read.map_err(|error| error.to_string())
+                read.map_err(|error| error.to_string())?;
             }
-            Step::Commit(keys) => self.commit(keys),
-            Step::Record(decisions) => Ok(noted(record(decisions))),
+            Step::Commit(keys) => self.commit(keys)?,
+            Step::Record(decisions) => noted(record(decisions)),
         }
+        Ok(())
     }
 
     fn commit(&mut self, keys: Vec<KeyChange>) -> Result<(), String> {
