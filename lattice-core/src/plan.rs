@@ -8,12 +8,12 @@
 //! head may only be written over the parent's. A host whose work did not change keeps its assignment and is not told.
 //! Nothing is moved off a host only because it is silent.
 //!
-//! * [`links`]: links with their values merged and checked
-//! * [`world`]: the hosts while a plan is made
-//! * [`holding`]: what one actor has, may keep and lacks
-//! * [`fill`]: placing what is missing
-//! * [`settings`]: what the operator tells the scheduler
-//! * [`diff`], [`explain`]: what changes, and why something is where it is
+//! * `links`: links with their values merged and checked
+//! * `world`: the hosts while a plan is made
+//! * `holding`: what one actor has, may keep and lacks
+//! * `fill`: placing what is missing
+//! * `settings`: what the operator tells the scheduler
+//! * `diff`, `explain`: what changes, and why something is where it is
 
 mod diff;
 mod explain;
