@@ -9,7 +9,7 @@
 //! 3. Each side of the comparison is a [`rounds::Side`](crate::rounds::Side), mostly made by
 //!    [`side("lattice", async || …)`](crate::rounds::side). Its round does a fixed amount of work that takes 20 to 200 ms,
 //!    checks every answer and returns a [`Reading`](crate::rounds::Reading): numbers by name ("p50", "cpu", "rate") and
-//!    [`Checks`](crate::rounds::Checks) of what was right, lost, doubled or wrong.
+//!    [`Checks`] of what was right, lost, doubled or wrong.
 //! 4. `let samples = interleave(bench.rounds, &mut [a, b, floor]).await?;`
 //! 5. Make a [`Line`] per number that is to be shown: [`Line::compare`] for a ratio within the same rounds, [`Line::of`] for
 //!    a number alone. Give it a [`Goal`] if `reference/performance.md` or the issue has one.

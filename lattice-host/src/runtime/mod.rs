@@ -7,7 +7,7 @@
 //! ```
 //!
 //! [`Runtime`] is one per host, [`Actor`] one per actor on it; both are handles that can be cloned. There is no task of its
-//! own here, except one thread that advances the epoch, and threads for guests that compute ([`lane`]): a message or request
+//! own here, except one thread that advances the epoch, and threads for guests that compute (`lane`): a message or request
 //! is worked on by whoever calls.
 //!
 //! **Invariants.** A guest can use only the CPU time, wall time and memory that its limits name, and nothing of it survives
