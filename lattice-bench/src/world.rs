@@ -99,6 +99,8 @@ impl<'a> World<'a> {
     pub(crate) async fn ctl(&self, line: &str) -> Result<String, Error> {
         let mut command = self.command("lattice-ctl")?;
         command.args(line.split_whitespace()).env("LATTICE_NATS_URL", self.nats_url()).env("LATTICE_LATTICE", NAME);
+        // Without a scheduler, so that only what is measured runs on the host.
+        command.env("LATTICE_LOCAL_PLAN", "true");
         let output = command.output().await?;
         if output.status.success() {
             return Ok(String::from_utf8(output.stdout)?);
