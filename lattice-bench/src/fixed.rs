@@ -62,7 +62,7 @@ pub(crate) async fn run(arguments: &Arguments) -> Result<(), Error> {
         wall: COMPILE_TIME,
         ..CompileLimits::default()
     };
-    let stage = Stage::with_compiler(arguments.cache.clone(), 4, limits)?;
+    let stage = Stage::with_compiler(arguments.cache.clone(), 4, limits, false)?;
     if arguments.work == Work::Code {
         return code(&bench, &stage, arguments.times).await;
     }

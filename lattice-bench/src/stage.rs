@@ -40,14 +40,15 @@ impl Stage {
     /// The runtime's.
     pub(crate) fn start(bench: &Bench, purpose: &str, instances: u32) -> Result<Self, Error> {
         let compile = CompileLimits { program: bench.binary("lattice-host")?, ..CompileLimits::default() };
-        Self::with_compiler(bench.scratch.join(purpose), instances, compile)
+        Self::with_compiler(bench.scratch.join(purpose), instances, compile, true)
     }
 
-    /// The same on a cache that may have something already, with other limits on compiling.
+    /// The same on a cache that may have something already, with other limits on compiling, and without the thread's clock if
+    /// it must not be asked: valgrind does not know the kernel's page that it is read from.
     ///
     /// # Errors
     /// The runtime's.
-    pub(crate) fn with_compiler(cache: PathBuf, instances: u32, compile: CompileLimits) -> Result<Self, Error> {
+    pub(crate) fn with_compiler(cache: PathBuf, instances: u32, compile: CompileLimits, thread_clock: bool) -> Result<Self, Error> {
         let config = RuntimeConfig {
             cache_dir: cache.clone(),
             max_instances: instances,
@@ -56,6 +57,7 @@ impl Stage {
             node_name: "NBENCH".parse()?,
             compile,
             logs: Arc::new(NoLogs),
+            thread_clock,
         };
         Ok(Self { runtime: Runtime::start(config)?, cache })
     }

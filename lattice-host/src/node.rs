@@ -157,6 +157,7 @@ fn start_runtime(config: &Config, data_dir: &DataDir, logs: Arc<LogRing>) -> Res
         node_name: config.name.clone(),
         compile: CompileLimits::default(),
         logs,
+        thread_clock: true,
     };
     Runtime::start(runtime).map_err(|error| failed("actors cannot be run here", &error))
 }

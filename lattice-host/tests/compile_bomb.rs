@@ -40,6 +40,7 @@ async fn explode(limits: CompileLimits, expected: &str) -> ErrorCode {
         node_name: "NEDGE01".parse().unwrap(),
         compile: limits,
         logs: Arc::new(NoLogs),
+        thread_clock: true,
     })
     .unwrap();
     let bomb = bomb();

@@ -25,7 +25,7 @@ use super::links::{BoundLink, Links};
 use super::logs::ActorLog;
 use super::meter::{CpuExhausted, Meter};
 use super::state::{Identity, ReplyRoute, Task};
-use super::usage::CpuTime;
+use super::usage::{CpuTime, Usage};
 use super::{MIB, Pace, Runtime};
 use crate::capability::messaging::may_reply;
 
@@ -121,7 +121,7 @@ impl Actor {
             node: shared.config.node_name.to_string(),
             log: ActorLog::new(settings.id.clone(), shared.config.logs.clone()),
             memory: MemoryAccount::of_actor(&shared.memory, memory_limit(&settings)),
-            usage: Arc::default(),
+            usage: Arc::new(Usage::new(shared.config.thread_clock)),
         });
         let permits = Permits::new(settings.instances);
         let blueprint = Blueprint::new(shared, &loaded, identity.clone(), settings, Links::new(links), None);

@@ -84,6 +84,8 @@ pub struct RuntimeConfig {
     pub compile: CompileLimits,
     /// Where log lines of actors go.
     pub logs: Arc<dyn LogSink>,
+    /// Whether the thread's clock is asked now and then what guests cost; else the clock on the wall counts alone.
+    pub thread_clock: bool,
 }
 
 /// The engine of a host and all that actors share.

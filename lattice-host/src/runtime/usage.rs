@@ -17,6 +17,7 @@ const SAMPLE_INTERVAL: Duration = Duration::from_millis(1);
 #[derive(Debug)]
 pub(crate) struct Usage {
     born: Instant,
+    thread_clock: bool,
     /// When the last sample began, in nanoseconds since `born`.
     sampled_at: AtomicU64,
     wall: AtomicU64,
@@ -27,7 +28,7 @@ pub(crate) struct Usage {
 impl Default for Usage {
     fn default() -> Self {
         let zero = || AtomicU64::new(0);
-        Self { born: Instant::now(), sampled_at: zero(), wall: zero(), sampled_wall: zero(), sampled_cpu: zero() }
+        Self { born: Instant::now(), thread_clock: true, sampled_at: zero(), wall: zero(), sampled_wall: zero(), sampled_cpu: zero() }
     }
 }
 
@@ -44,8 +45,16 @@ pub struct CpuTime {
 }
 
 impl Usage {
+    /// Nothing yet; `thread_clock` says whether polls are sampled by the thread's clock.
+    pub(crate) fn new(thread_clock: bool) -> Self {
+        Self { thread_clock, ..Self::default() }
+    }
+
     /// A reading, if this poll is one to be sampled. It begins `since` nanoseconds after `start`.
     pub(crate) fn reading(&self, start: Instant, since: u64) -> Option<Reading> {
+        if !self.thread_clock {
+            return None;
+        }
         let now = nanos(start.saturating_duration_since(self.born)).saturating_add(since);
         let last = self.sampled_at.load(Ordering::Relaxed);
         if last != 0 && now.saturating_sub(last) < nanos(SAMPLE_INTERVAL) {

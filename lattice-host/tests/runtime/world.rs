@@ -216,6 +216,7 @@ pub(crate) fn config(cache_dir: PathBuf) -> RuntimeConfig {
         node_name: "NEDGE01".parse().unwrap(),
         compile: CompileLimits { program: env!("CARGO_BIN_EXE_lattice-host").into(), ..CompileLimits::default() },
         logs: Arc::new(lattice_host::runtime::NoLogs),
+        thread_clock: true,
     }
 }
 
