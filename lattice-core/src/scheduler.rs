@@ -15,7 +15,7 @@ use std::collections::BTreeMap;
 
 use crate::desired::{CorruptKey, Desired};
 use crate::error::{ErrorCode, Problem};
-use crate::id::{ActorId, Generation, HostId, HostName, LatticeName, Region, Revision};
+use crate::id::{ActorId, Generation, HostId, HostName, Region, Revision};
 use crate::inventory::Inventory;
 use crate::plan::{self, KeyChange, PlaceError, Plan, PlanState, Site};
 use crate::timing::{HEARTBEAT_INTERVAL, MISSED_HEARTBEATS, RESYNC_INTERVAL};
@@ -333,11 +333,6 @@ impl Scheduler {
     /// The newest plan and the share of each host.
     pub fn plan_state(&self) -> Option<&PlanState> {
         self.stored.as_ref().map(|stored| &stored.plan)
-    }
-
-    /// The lattice, as the heartbeats name it.
-    pub fn lattice(&self) -> Option<&LatticeName> {
-        self.hosts.lattice()
     }
 }
 

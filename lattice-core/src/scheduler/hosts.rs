@@ -95,10 +95,6 @@ impl Hosts {
         self.seen.is_empty()
     }
 
-    pub(super) fn lattice(&self) -> Option<&LatticeName> {
-        self.lattice.as_ref()
-    }
-
     pub(super) fn malformed(&self) -> u64 {
         self.malformed
     }

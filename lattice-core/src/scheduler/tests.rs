@@ -2,7 +2,7 @@ use std::collections::BTreeMap;
 
 use super::*;
 use crate::desired::{ComponentSpec, Stamp};
-use crate::id::{Digest, HostName, Incarnation};
+use crate::id::{Digest, HostName, Incarnation, LatticeName};
 use crate::inventory::tests::{host_id, report};
 use crate::wire::report::{HostReport, HostState, Profile};
 use crate::{subject, wire};
