@@ -101,6 +101,9 @@ pub struct NodeSpec {
     /// What runs there moves elsewhere; nothing new is placed there.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub draining: bool,
+    /// This start of the host is taken for gone, whatever is heard of it: what may move moves at once.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub failed_over: Option<Incarnation>,
 }
 
 /// Who changed a key, and when.

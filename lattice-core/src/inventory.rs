@@ -123,6 +123,7 @@ pub(crate) mod tests {
             profile: Profile::default(),
             applied_generation: Generation(0),
             error_count: 0,
+            lease_rev: 0,
             rtt_us: BTreeMap::new(),
             components: BTreeMap::new(),
             providers: BTreeMap::new(),

@@ -238,8 +238,11 @@ pub struct StoreSettings {
 /// A bucket of the control plane, as a link gives it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StoreBucket {
-    /// Its real name.
+    /// Its real name: of a bucket, or of a stream if `subjects` is given.
     pub bucket: String,
+    /// For a stream that is no bucket: what stands before the key in the subject, without the dot.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub subjects: Option<String>,
     /// Whether it may be written.
     #[serde(default)]
     pub write: bool,

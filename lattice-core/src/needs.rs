@@ -13,6 +13,8 @@ use crate::id::{ActorId, Region};
 pub const MAX_CPU: u32 = 1_000_000;
 /// Most memory that one instance may ask for, in MiB: what 32-bit wasm can address.
 pub const MAX_MEMORY_MB: u32 = 4096;
+/// Most slots of one actor.
+pub const MAX_SLOTS: u32 = 1024;
 /// Most labels, preferences or actors to keep away from.
 pub const MAX_RULES: usize = 32;
 /// Longest label name or value in bytes.
@@ -58,6 +60,9 @@ pub struct Needs {
     /// What its instances are to each other.
     #[serde(default, skip_serializing_if = "Class::is_default")]
     pub class: Class,
+    /// Into how many parts with one owner each the actor is divided; 0 and 1: it is one. Only for classes with owners.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub slots: u32,
 }
 
 /// A host, or a label whose values make the domains.
@@ -125,15 +130,30 @@ pub enum Class {
     /// Instances are alike, nobody owns anything.
     #[default]
     Shared,
+    /// Each slot has one owner, and the store refuses the effects of anybody else: taken over at once when its host is
+    /// taken for gone.
+    Fenced,
+    /// As `Fenced`, and the owner stops by itself before anybody may take over: for effects that no store can refuse.
+    Strict,
     /// Bound to its host: nothing ever moves or displaces it.
     Autonomous,
 }
 
 impl Class {
+    /// All of them.
+    pub const ALL: [Self; 4] = [Self::Shared, Self::Fenced, Self::Strict, Self::Autonomous];
+
+    /// Whether the store fences the effects of its slots.
+    pub fn is_fenced(self) -> bool {
+        matches!(self, Self::Fenced | Self::Strict)
+    }
+
     /// The word on the command line.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Shared => "shared",
+            Self::Fenced => "fenced",
+            Self::Strict => "strict",
             Self::Autonomous => "autonomous",
         }
     }
@@ -165,6 +185,11 @@ pub enum NeedsError {
 }
 
 impl Needs {
+    /// Slots of an actor whose class has owners, at least one.
+    pub fn slot_count(&self) -> u32 {
+        self.slots.clamp(1, MAX_SLOTS)
+    }
+
     /// Whether nothing is asked for.
     pub fn is_default(&self) -> bool {
         *self == Self::default()
@@ -182,6 +207,9 @@ impl Needs {
         }
         if self.memory_mb > MAX_MEMORY_MB {
             return bounds("memory", format!("{} MiB, at most {MAX_MEMORY_MB} may be asked for", self.memory_mb));
+        }
+        if self.slots > MAX_SLOTS {
+            return bounds("slots", format!("{}, at most {MAX_SLOTS} are allowed", self.slots));
         }
         if self.labels.len() > MAX_RULES || self.prefer.len() > MAX_RULES || self.anti_affinity.len() > MAX_RULES {
             return bounds("labels", format!("at most {MAX_RULES} of a kind are allowed"));
@@ -206,6 +234,12 @@ impl Needs {
         }
         if let (true, Some(spread)) = (self.daemon, &self.spread) {
             return contradict("daemon".into(), format!("spread over {spread}"));
+        }
+        if self.slots > 1 && self.class == Class::Shared {
+            return contradict(format!("{} slots", self.slots), "class shared, in which nobody owns anything".into());
+        }
+        if self.daemon && self.class.is_fenced() {
+            return contradict("daemon".into(), format!("class {}, of which each slot has one owner", self.class.as_str()));
         }
         match (&self.region, self.labels.get("region")) {
             (Some(region), Some(label)) if region.as_str() != label => {

@@ -37,6 +37,7 @@ use crate::system::SystemActor;
 use crate::wire;
 use crate::wire::assignment::Assignment;
 use crate::wire::schedule::{Need, Source};
+use crate::wire::verdict::Verdicts;
 pub use diff::{PlannedChange, changes};
 pub use explain::{PlaceError, Site, explain};
 use holding::Holding;
@@ -264,13 +265,13 @@ fn asked(need: &Need) -> String {
 }
 
 /// Makes the plan that follows `parent`. It never fails: what cannot be done is in [`Plan::troubles`].
-pub fn plan(desired: &Desired, desired_rev: Revision, inventory: &Inventory, parent: &PlanState) -> Plan {
+pub fn plan(desired: &Desired, desired_rev: Revision, inventory: &Inventory, verdicts: &Verdicts, parent: &PlanState) -> Plan {
     let (world, holdings) = settle(desired, inventory, parent);
     let mut next = world.bare_assignments();
     for holding in &holdings {
         holding.write(&world, parent, &mut next);
     }
-    let mut plan = number(next, desired_rev, parent);
+    let mut plan = number(next, desired_rev, verdicts.revision, parent);
     for mut holding in holdings {
         plan.handing_over |= !holding.retained.is_empty();
         plan.displaced.append(&mut holding.displaced);
@@ -310,7 +311,7 @@ fn settle<'a>(desired: &'a Desired, inventory: &'a Inventory, parent: &'a PlanSt
 }
 
 /// Gives the changed assignments the next generation and leaves the others as they were.
-fn number(next: BTreeMap<HostId, Assignment>, desired_rev: Revision, parent: &PlanState) -> Plan {
+fn number(next: BTreeMap<HostId, Assignment>, desired_rev: Revision, verdict_rev: Revision, parent: &PlanState) -> Plan {
     let generation = parent.generation().next();
     let differs = |host: &HostId, assignment: &Assignment| match parent.assignments.get(host) {
         Some(before) => !before.same_work(assignment),
@@ -325,7 +326,7 @@ fn number(next: BTreeMap<HostId, Assignment>, desired_rev: Revision, parent: &Pl
         .collect();
     let mut work = parent.assignments.clone();
     work.extend(changed.clone());
-    let head = Head { generation, parent: parent.generation(), desired_rev, verdict_rev: Revision(0), digest: work_digest(&work) };
+    let head = Head { generation, parent: parent.generation(), desired_rev, verdict_rev, digest: work_digest(&work) };
     Plan { head, changed, more, choices: BTreeMap::new(), displaced: Vec::new(), troubles: BTreeMap::new(), handing_over: false }
 }
 

@@ -21,6 +21,7 @@ use crate::plan::{self, KeyChange, PlaceError, Plan, PlanState, Site};
 use crate::timing::{HEARTBEAT_INTERVAL, MISSED_HEARTBEATS, RESYNC_INTERVAL};
 use crate::wire::request::{MAX_PROBE_REGIONS, Probe};
 use crate::wire::schedule::{EdgeNode, Explanation, PastDecision, Placed, PlanAnswer, SchedulerStatus, TaskSpec};
+use crate::wire::verdict::Verdicts;
 use hosts::Hosts;
 pub use hosts::MAX_HOSTS;
 
@@ -237,7 +238,7 @@ impl Scheduler {
         let inventory = self.inventory(now);
         let stored = self.stored.as_mut()?;
         self.must_plan = false;
-        let plan = plan::plan(&stored.desired, stored.revision, &inventory, &stored.plan);
+        let plan = plan::plan(&stored.desired, stored.revision, &inventory, &Verdicts::default(), &stored.plan);
         if plan.is_empty() {
             self.conflicts = 0;
             stored.settle(&plan);

@@ -2,11 +2,14 @@
 //!
 //! `lat.<L>.…` belongs to the control plane, `edge.…` to sensors and actors, `cloud.cmd.<node>` to commands.
 
+mod failover;
+
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
 use crate::id::{ActorId, BucketName, HostId, InvalidName, LatticeName, LinkName, ProviderId, Region};
+pub use failover::*;
 
 /// Longest subject in bytes that we build or accept; nats-server's default line limit is 4096.
 pub const MAX_SUBJECT_BYTES: usize = 512;
@@ -245,6 +248,11 @@ pub fn request_all(lattice: &LatticeName, verb: Verb) -> String {
     format!("lat.{lattice}.req.{EVERY_HOST}.{}", verb.token())
 }
 
+/// `lat.<L>.req.*.<verb>`: a request to any one host or to all.
+pub fn any_request(lattice: &LatticeName, verb: Verb) -> String {
+    format!("lat.{lattice}.req.*.{}", verb.token())
+}
+
 /// What a host subscribes to for requests: its own and everybody's.
 pub fn requests_for(lattice: &LatticeName, host: &HostId) -> [String; 2] {
     [format!("lat.{lattice}.req.{host}.*"), format!("lat.{lattice}.req.{EVERY_HOST}.*")]
@@ -344,6 +352,8 @@ pub enum Heard {
     Heartbeat,
     /// A key of desired state was committed.
     DesiredChanged,
+    /// A verdict was committed.
+    VerdictChanged,
     /// A question.
     Question(SchedulerVerb),
 }
@@ -356,6 +366,7 @@ impl Heard {
         let heard = match (tokens.next()?, tokens.next()?) {
             ("hb", _) => Self::Heartbeat,
             ("changed", key) if key.starts_with("desired.") => Self::DesiredChanged,
+            ("changed", key) if key.starts_with("verdict.") => Self::VerdictChanged,
             ("sched", verb) => Self::Question(SchedulerVerb::ALL.into_iter().find(|known| known.token() == verb)?),
             _ => return None,
         };
@@ -419,11 +430,16 @@ pub fn events_stream(lattice: &LatticeName) -> String {
 /// Bucket in which the scheduler keeps the reasons of past placements: `lattice-scheduler` for the lattice `default`;
 /// others, which may share the account, have their own.
 pub fn scheduler_bucket(lattice: &LatticeName) -> String {
+    own_bucket(SCHEDULER_BUCKET, lattice)
+}
+
+/// A bucket of a system actor: its plain name in the lattice `default`, with a hash of the lattice's name in others.
+fn own_bucket(name: &str, lattice: &LatticeName) -> String {
     match lattice.as_str() {
-        "default" => SCHEDULER_BUCKET.to_owned(),
+        "default" => name.to_owned(),
         other => {
             let hash: String = crate::id::Digest::of(other.as_bytes()).hex().chars().take(12).collect();
-            format!("{SCHEDULER_BUCKET}-{hash}")
+            format!("{name}-{hash}")
         }
     }
 }
@@ -490,89 +506,4 @@ pub fn user_bucket(text: &str) -> Result<BucketName, InvalidName> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn pattern(text: &str) -> SubjectPattern {
-        SubjectPattern::new(text).unwrap()
-    }
-
-    #[test]
-    fn hostile_subjects_are_refused() {
-        for bad in ["", "a..b", ".a", "a.", "a b", "a\tb", "a.>.b", "a.b*", "a.>b", "a\u{0}b", &"a".repeat(513)] {
-            assert!(SubjectPattern::new(bad).is_err(), "{bad:?}");
-            assert!(check_subject(bad).is_err(), "{bad:?}");
-        }
-        assert!(check_subject("edge.*").is_err());
-        assert!(check_subject("edge.sensor.ap-east-1").is_ok());
-        assert!(
-            is_reserved("$SYS.x") && is_reserved("$JS.API.STREAM.DELETE.x") && is_reserved("lat.default.hb") && is_reserved("_INBOX.x")
-        );
-        assert!(!is_reserved("latitude.x") && !is_reserved("edge.sensor.x"));
-    }
-
-    #[test]
-    fn matching() {
-        let check = |p: &str, s: &str, expected: bool| assert_eq!(pattern(p).matches(s), expected, "{p} ~ {s}");
-        check("edge.sensor.*", "edge.sensor.eu", true);
-        check("edge.sensor.*", "edge.sensor.eu.1", false);
-        check("edge.sensor.*", "edge.sensor", false);
-        check("edge.>", "edge.a.b", true);
-        check("edge.>", "edge", false);
-        check(">", "a", true);
-    }
-
-    #[test]
-    fn covering_and_overlapping() {
-        let check = |a: &str, b: &str, covers: bool, overlaps: bool| {
-            assert_eq!(pattern(a).covers(&pattern(b)), covers, "{a} covers {b}");
-            assert_eq!(pattern(a).overlaps(&pattern(b)), overlaps, "{a} overlaps {b}");
-            assert_eq!(pattern(b).overlaps(&pattern(a)), overlaps, "{b} overlaps {a}");
-        };
-        check("edge.sensor.>", "edge.sensor.*", true, true);
-        check("edge.sensor.*", "edge.sensor.>", false, true);
-        check("edge.*.eu", "edge.sensor.*", false, true);
-        check("edge.sensor.a", "edge.sensor.b", false, false);
-        check("edge.sensor.>", "edge.sensor", false, false);
-        check("edge.sensor.>", "edge.sensor.>", true, true);
-    }
-
-    #[test]
-    fn keys_escape_any_text_and_stay_apart() {
-        let check = |part: &str, expected: &str| assert_eq!(escape_key_part(part), expected);
-        check("sensor-001", "sensor-001");
-        check("a.b", "a=2Eb");
-        check("=", "=3D");
-        check("", "=");
-        check("é", "=C3=A9");
-        check("a>*\n", "a=3E=2A=0A");
-    }
-
-    #[test]
-    fn what_the_scheduler_hears() {
-        let check = |subject: &str, expected: Option<Heard>| {
-            let found = Heard::of_subject(subject);
-            assert!(found.as_ref().is_none_or(|(lattice, _)| lattice.as_str() == "default"));
-            assert_eq!(found.map(|(_, heard)| heard), expected, "{subject}");
-        };
-        let lattice = LatticeName::new("default").unwrap();
-        check("lat.default.hb.eu.N", Some(Heard::Heartbeat));
-        check("lat.default.changed.desired.component.a", Some(Heard::DesiredChanged));
-        for verb in SchedulerVerb::ALL {
-            check(&scheduler_request(&lattice, verb), Some(Heard::Question(verb)));
-        }
-        for other in
-            ["lat.default.changed.verdict.x", "lat.default.sched.place.x", "lat.default.call.a", "lat.default", "edge.default.hb.eu.N", ""]
-        {
-            check(other, None);
-        }
-    }
-
-    #[test]
-    fn regions() {
-        assert_eq!(region_of("edge.sensor.ap-east-1"), Some("ap-east-1"));
-        assert_eq!(region_of("edge.sensor.eu.floor1"), Some("eu"));
-        assert_eq!(region_of("edge.sensor"), None);
-        assert_eq!(region_of("other.sensor.eu"), None);
-    }
-}
+mod tests;

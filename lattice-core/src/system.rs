@@ -32,6 +32,10 @@ const RETRY_DELAY_MS: u32 = 250;
 pub const DESIRED: &str = "desired";
 /// Name by which they know the bucket of the plan.
 pub const PLAN: &str = "plan";
+/// Name by which they know the bucket of verdicts.
+pub const VERDICTS: &str = "verdicts";
+/// Name by which they know the stream of leases.
+pub const LEASES: &str = "leases";
 
 /// An actor of lattice's own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -39,16 +43,19 @@ pub const PLAN: &str = "plan";
 pub enum SystemActor {
     /// Decides what runs where.
     Scheduler,
+    /// Decides who is alive.
+    Failover,
 }
 
 impl SystemActor {
     /// All of them.
-    pub const ALL: [Self; 1] = [Self::Scheduler];
+    pub const ALL: [Self; 2] = [Self::Scheduler, Self::Failover];
 
     /// Its id as text.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Scheduler => "lattice-scheduler",
+            Self::Failover => "lattice-failover",
         }
     }
 
@@ -56,6 +63,7 @@ impl SystemActor {
     pub fn component(self) -> &'static str {
         match self {
             Self::Scheduler => "scheduler.wasm",
+            Self::Failover => "failover.wasm",
         }
     }
 
@@ -72,13 +80,14 @@ impl SystemActor {
 pub fn links(actor: SystemActor, lattice: &LatticeName) -> Vec<LinkAssignment> {
     match actor {
         SystemActor::Scheduler => scheduler_links(lattice).into_iter().flatten().collect(),
+        SystemActor::Failover => failover_links(lattice).into_iter().flatten().collect(),
     }
 }
 
 /// The providers that the links of `actor` need; they run wherever it does.
 pub fn providers(actor: SystemActor) -> BTreeMap<ProviderId, ProviderAssignment> {
     let needed: &[(&str, ProviderKind)] = match actor {
-        SystemActor::Scheduler => &[MESSAGING, STORE, KEYVALUE],
+        SystemActor::Scheduler | SystemActor::Failover => &[MESSAGING, STORE, KEYVALUE],
     };
     let provider =
         |(id, kind): &(&str, ProviderKind)| Some((ProviderId::new(*id).ok()?, ProviderAssignment { kind: *kind, config: BTreeMap::new() }));
@@ -86,12 +95,12 @@ pub fn providers(actor: SystemActor) -> BTreeMap<ProviderId, ProviderAssignment>
 }
 
 fn scheduler_links(lattice: &LatticeName) -> [Option<LinkAssignment>; 4] {
-    let heard = [subject::heartbeats(lattice), subject::desired_changes(lattice)];
+    let heard = [subject::heartbeats(lattice), subject::desired_changes(lattice), subject::verdict_changes(lattice)];
     let said = [subject::request_all(lattice, Verb::Report), subject::probe(lattice)];
-    let bucket = |bucket: String, write| StoreBucket { bucket, write };
     let buckets = BTreeMap::from([
-        (DESIRED.to_owned(), bucket(subject::desired_bucket(lattice), false)),
-        (PLAN.to_owned(), bucket(subject::plan_bucket(lattice), true)),
+        bucket(DESIRED, subject::desired_bucket(lattice), false),
+        bucket(PLAN, subject::plan_bucket(lattice), true),
+        bucket(VERDICTS, subject::verdict_bucket(lattice), false),
     ]);
     [
         link("lattice-broadcast", MESSAGING, messaging(Delivery::Broadcast, &heard, &said)),
@@ -104,6 +113,40 @@ fn scheduler_links(lattice: &LatticeName) -> [Option<LinkAssignment>; 4] {
             KindSettings::KeyValue(KeyValueSettings { bucket: subject::scheduler_bucket(lattice), region: None }),
         ),
     ]
+}
+
+fn failover_links(lattice: &LatticeName) -> [Option<LinkAssignment>; 4] {
+    let heard = [
+        subject::heartbeats(lattice),
+        subject::goodbyes(lattice),
+        subject::verdict_changes(lattice),
+        subject::desired_changes(lattice),
+        subject::all_planned(lattice),
+        subject::DISCONNECTS.to_owned(),
+    ];
+    let said = [subject::any_request(lattice, Verb::Report), subject::events(lattice)];
+    let leases = StoreBucket { bucket: subject::lease_stream(lattice), subjects: Some(subject::lease_prefix(lattice)), write: true };
+    let buckets = BTreeMap::from([
+        bucket(DESIRED, subject::desired_bucket(lattice), false),
+        bucket(PLAN, subject::plan_bucket(lattice), false),
+        bucket(VERDICTS, subject::verdict_bucket(lattice), true),
+        (LEASES.to_owned(), leases),
+    ]);
+    [
+        link("lattice-broadcast", MESSAGING, messaging(Delivery::Broadcast, &heard, &said)),
+        link("lattice-requests", MESSAGING, messaging(Delivery::Core, &[subject::failover_requests(lattice)], &[])),
+        link("lattice-store", STORE, KindSettings::Store(StoreSettings { buckets })),
+        link(
+            subject::FAILOVER_BUCKET,
+            KEYVALUE,
+            KindSettings::KeyValue(KeyValueSettings { bucket: subject::failover_bucket(lattice), region: None }),
+        ),
+    ]
+}
+
+/// A bucket by the name that an actor knows it by.
+fn bucket(name: &str, bucket: String, write: bool) -> (String, StoreBucket) {
+    (name.to_owned(), StoreBucket { bucket, subjects: None, write })
 }
 
 fn messaging(delivery: Delivery, subscriptions: &[String], publish: &[String]) -> KindSettings {
@@ -174,7 +217,7 @@ mod tests {
             assert!(!may(denied), "{denied}");
         }
         let heard: Vec<&str> = messaging.iter().flat_map(|settings| &settings.subscriptions).map(SubjectPattern::as_str).collect();
-        assert_eq!(heard, ["lat.default.hb.>", "lat.default.changed.desired.>", "lat.default.sched.*"]);
+        assert_eq!(heard, ["lat.default.hb.>", "lat.default.changed.desired.>", "lat.default.changed.verdict.>", "lat.default.sched.*"]);
     }
 
     #[test]
@@ -185,9 +228,10 @@ mod tests {
             KindSettings::KeyValue(_) | KindSettings::HttpServer(_) | KindSettings::HttpClient | KindSettings::Messaging(_) => None,
         });
         let buckets = &store.unwrap().buckets;
-        assert_eq!(buckets[DESIRED], StoreBucket { bucket: "LAT_l_DESIRED".into(), write: false });
-        assert_eq!(buckets[PLAN], StoreBucket { bucket: "LAT_l_PLAN".into(), write: true });
-        assert_eq!(buckets.len(), 2);
+        assert_eq!(buckets[DESIRED], StoreBucket { bucket: "LAT_l_DESIRED".into(), subjects: None, write: false });
+        assert_eq!(buckets[PLAN], StoreBucket { bucket: "LAT_l_PLAN".into(), subjects: None, write: true });
+        assert!(!buckets[VERDICTS].write);
+        assert_eq!(buckets.len(), 3);
     }
 
     #[test]

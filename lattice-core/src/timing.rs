@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 /// Between two heartbeats of a host; one more follows each change at once.
 pub const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(1);
 /// A host that was silent for this many intervals is shown as unhealthy.
@@ -25,9 +27,107 @@ pub const MAX_LOAD_BACKOFF: Duration = Duration::from_secs(60);
 /// First pause after a failed load; doubles up to [`MAX_LOAD_BACKOFF`].
 pub const LOAD_BACKOFF: Duration = Duration::from_secs(1);
 
+/// After a connection was closed without a word its host may come back for so long before it is taken for gone.
+pub const DISCONNECT_GRACE: Duration = Duration::from_millis(100);
+/// The server forgets a lease that nobody renewed for so long. Only to clean up: nothing decides by it.
+pub const LEASE_TTL: Duration = Duration::from_secs(60);
+/// Window in which a host's own errors are counted.
+pub const ERROR_WINDOW: Duration = Duration::from_secs(60);
+
+/// How patient failure detection is. The operator chooses one for the lattice; hosts and failover actors follow it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum TimingProfile {
+    /// Hosts on a local network or in one data centre.
+    #[default]
+    Lan,
+    /// Hosts on metered or lossy links.
+    Wan,
+    /// Short times for tests, with a server that is not replicated.
+    Test,
+}
+
+impl TimingProfile {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Lan, Self::Wan, Self::Test];
+
+    /// The word in config.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Lan => "lan",
+            Self::Wan => "wan",
+            Self::Test => "test",
+        }
+    }
+
+    /// Whether it is the one that need not be written down.
+    #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde's skip_serializing_if gives references")]
+    pub fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
+
+    fn pick(self, lan_ms: u64, wan_ms: u64, test_ms: u64) -> Duration {
+        Duration::from_millis(match self {
+            Self::Lan => lan_ms,
+            Self::Wan => wan_ms,
+            Self::Test => test_ms,
+        })
+    }
+
+    /// Between two heartbeats of a host; one more follows each change at once.
+    pub fn heartbeat(self) -> Duration {
+        self.pick(1_000, 5_000, 250)
+    }
+
+    /// Shortest silence that makes a host suspect.
+    pub fn suspicion_floor(self) -> Duration {
+        self.pick(3_000, 20_000, 1_000)
+    }
+
+    /// Between the attempts to hear from a suspect; after [`CONFIRMATIONS`] of them it is taken for gone.
+    pub fn confirm(self) -> Duration {
+        self.pick(500, 2_000, 200)
+    }
+
+    /// Between two renewals of a host's lease.
+    pub fn lease_renewal(self) -> Duration {
+        self.pick(2_000, 5_000, 500)
+    }
+
+    /// After this time since it *sent* its last successful renewal a host stops what needs its lease.
+    pub fn lease_deadline(self) -> Duration {
+        self.pick(13_000, 30_000, 2_500)
+    }
+
+    /// After this time since it *saw* the last renewal an observer takes the lease for ended.
+    pub fn lease_takeover(self) -> Duration {
+        self.pick(20_000, 45_000, 4_000)
+    }
+
+    /// How long a returned host has to be heard before it gets work, the first time.
+    pub fn return_hold(self) -> Duration {
+        self.pick(10_000, 30_000, 2_000)
+    }
+}
+
+/// Attempts to hear from a suspect before it is taken for gone.
+pub const CONFIRMATIONS: u32 = 2;
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn order_of_each_profile() {
+        for profile in TimingProfile::ALL {
+            assert!(profile.heartbeat() * 3 <= profile.suspicion_floor(), "three heartbeats may get lost: {profile:?}");
+            assert!(profile.lease_renewal() * 3 < profile.lease_deadline(), "renewals may fail twice: {profile:?}");
+            // Clocks whose rates differ by half still keep the order.
+            assert!(profile.lease_deadline() * 3 <= profile.lease_takeover() * 2, "the owner stops before anybody takes over: {profile:?}");
+            assert!(profile.lease_takeover() < LEASE_TTL, "the record outlives what is decided by it: {profile:?}");
+            assert!(DISCONNECT_GRACE < profile.heartbeat());
+        }
+    }
 
     #[test]
     fn order() {

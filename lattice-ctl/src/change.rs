@@ -24,6 +24,7 @@ use lattice_core::error::{ErrorCode, Problem};
 use lattice_core::id::{ActorId, Generation, HostId, Incarnation, ProviderId, Revision};
 use lattice_core::inventory::Inventory;
 use lattice_core::plan::{self, Choice, Displaced, Plan, PlanState, PlannedChange, Trouble};
+use lattice_core::wire::verdict::Verdicts;
 use lattice_nats::CommitError;
 
 use crate::args;
@@ -225,7 +226,7 @@ impl Writer<'_> {
         let mut parent = draft.view.plan.clone();
         let mut lost = 0;
         loop {
-            let plan: Plan = plan::plan(&desired, revision, &inventory, &parent);
+            let plan: Plan = plan::plan(&desired, revision, &inventory, &Verdicts::default(), &parent);
             if plan.is_empty() {
                 return Ok(Planned { plan: parent, troubles: BTreeMap::new() });
             }
@@ -266,8 +267,8 @@ impl Draft {
     fn make(view: View, edit: &Edit<'_>) -> Result<Self, Problem> {
         let mut next = view.desired.clone();
         let edited = edit(&view, &mut next)?;
-        let mut before = plan::plan(&view.desired, view.revision, &view.inventory, &view.plan);
-        let plan = plan::plan(&next, view.revision, &view.inventory, &view.plan);
+        let mut before = plan::plan(&view.desired, view.revision, &view.inventory, &Verdicts::default(), &view.plan);
+        let plan = plan::plan(&next, view.revision, &view.inventory, &Verdicts::default(), &view.plan);
         if !edited.may_displace {
             // Those that make room for a higher priority may end without a place: the report says so.
             for Displaced { actor, .. } in &plan.displaced {
@@ -353,7 +354,7 @@ mod tests {
         let view = view(2, Desired::default());
         let mut next = view.desired.clone();
         next.start_component(actor("a"), component(&[0, 5]), Some(2), false).unwrap();
-        let plan = plan::plan(&next, Revision(2), &view.inventory, &view.plan);
+        let plan = plan::plan(&next, Revision(2), &view.inventory, &Verdicts::default(), &view.plan);
         let after = view.plan.after(&plan, Revision(2));
         let awaited = awaited(&view.inventory, view.plan.generation(), &after);
         assert_eq!(awaited, BTreeMap::from([(host(0), Awaited::Generation(Generation(2)))]));
@@ -365,7 +366,7 @@ mod tests {
         let incarnation = view.inventory.hosts[&host(1)].incarnation.clone();
         let mut next = view.desired.clone();
         next.nodes.insert(host(1), NodeSpec { stop: Some(incarnation.clone()), ..NodeSpec::default() });
-        let plan = plan::plan(&next, Revision(2), &view.inventory, &view.plan);
+        let plan = plan::plan(&next, Revision(2), &view.inventory, &Verdicts::default(), &view.plan);
         let after = view.plan.after(&plan, Revision(2));
         let awaited = awaited(&view.inventory, view.plan.generation(), &after);
         assert_eq!(awaited, BTreeMap::from([(host(1), Awaited::Gone(incarnation))]));

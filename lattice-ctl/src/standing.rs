@@ -110,16 +110,7 @@ mod tests {
 
     fn running(instances: u32) -> ComponentReport {
         let state = if instances > 0 { ComponentState::Running } else { ComponentState::Starting };
-        ComponentReport {
-            digest: Digest::of(b"a"),
-            state,
-            instances,
-            handled: 0,
-            failed: 0,
-            cpu_used: 0,
-            memory_peak_mb: 0,
-            link_errors: BTreeMap::new(),
-        }
+        ComponentReport::new(Digest::of(b"a"), state, instances)
     }
 
     /// Three hosts of which two are to run `a`, three instances each.

@@ -116,6 +116,7 @@ pub(crate) mod tests {
             profile: Profile::default(),
             applied_generation: Generation(0),
             error_count: 0,
+            lease_rev: 0,
             rtt_us: BTreeMap::new(),
             components: BTreeMap::new(),
             providers: BTreeMap::new(),
@@ -129,7 +130,7 @@ pub(crate) mod tests {
     /// A view of `hosts` hosts, NEDGE01 and so on, that carry out `desired`.
     pub(crate) fn view(hosts: u8, desired: Desired) -> View {
         let inventory = Inventory::new((0..hosts).map(report), []);
-        let first = plan::plan(&desired, Revision(1), &inventory, &PlanState::default());
+        let first = plan::plan(&desired, Revision(1), &inventory, &lattice_core::wire::verdict::Verdicts::default(), &PlanState::default());
         let plan = PlanState::default().after(&first, Revision(1));
         View { desired, revision: Revision(1), plan, inventory }
     }

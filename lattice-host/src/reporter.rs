@@ -87,6 +87,7 @@ impl Reporter {
             profile: self.sampler.sample(now),
             applied_generation: self.applied,
             error_count,
+            lease_rev: 0,
             rtt_us,
             components: self.components(agent, executor, now),
             providers: agent
@@ -115,6 +116,8 @@ impl Reporter {
                 cpu_used: window.used,
                 memory_peak_mb: u32::try_from(status.memory_peak_bytes().div_ceil(MIB)).unwrap_or(u32::MAX),
                 link_errors: status.link_errors(),
+                slots: BTreeMap::new(),
+                crashes: 0,
             };
             reports.insert(id.clone(), report);
         }

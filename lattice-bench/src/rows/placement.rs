@@ -10,6 +10,7 @@ use lattice_core::plan::{self, PlanState};
 use lattice_core::scheduler::Scheduler;
 use lattice_core::wire::assignment::InstancePolicy;
 use lattice_core::wire::report::{HostReport, HostState, Profile};
+use lattice_core::wire::verdict::Verdicts;
 use lattice_core::{subject, wire};
 use lattice_host::runtime::{Actor, ReplyRoute};
 
@@ -105,7 +106,7 @@ pub(crate) async fn plans(bench: &Bench) -> Result<Outcome, Error> {
         }),
         side("one host lost", async || {
             let start = Instant::now();
-            let plan = plan::plan(&lost, Revision(2), &inventory, &first);
+            let plan = plan::plan(&lost, Revision(2), &inventory, &Verdicts::default(), &first);
             let elapsed = once(start, true);
             let after = first.after(&plan, Revision(9));
             let arrived = placed(&after) >= actors && plan.troubles.is_empty();
@@ -210,6 +211,7 @@ fn report(number: usize) -> Result<HostReport, Error> {
         profile: Profile { cpu_capacity: 4000, memory_mb: 4096, cpu_used: 0, memory_used_mb: 0 },
         applied_generation: Generation(0),
         error_count: 0,
+        lease_rev: 0,
         rtt_us: std::collections::BTreeMap::new(),
         components: std::collections::BTreeMap::new(),
         providers: std::collections::BTreeMap::new(),
@@ -220,7 +222,7 @@ fn report(number: usize) -> Result<HostReport, Error> {
 fn whole(desired: &Desired, inventory: &Inventory) -> Result<PlanState, Error> {
     let mut state = PlanState::default();
     for wave in 1..=100 {
-        let plan = plan::plan(desired, Revision(1), inventory, &state);
+        let plan = plan::plan(desired, Revision(1), inventory, &Verdicts::default(), &state);
         state = state.after(&plan, Revision(wave));
         if !plan.more {
             return Ok(state);

@@ -45,6 +45,7 @@ fn component(code: &[u8], links: Vec<LinkAssignment>) -> ComponentAssignment {
         limits: Limits::default(),
         config: BTreeMap::new(),
         links,
+        ownership: None,
     }
 }
 

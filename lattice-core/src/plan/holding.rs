@@ -258,6 +258,7 @@ impl<'a> Holding<'a> {
             limits: self.spec.limits,
             config: world.desired.config_of(self.id, self.spec),
             links: self.links.clone(),
+            ownership: None,
         };
         let mut instances = self.placed.clone();
         for (host, stays) in &self.retained {

@@ -10,6 +10,7 @@ use crate::id::{ConfigName, Incarnation, LinkName, ProviderId};
 use crate::inventory::tests::{host_id, report};
 use crate::link::LinkSpec;
 use crate::wire::assignment::ProviderKind;
+use crate::wire::verdict::Verdicts;
 
 fn actor(name: &str) -> ActorId {
     ActorId::new(name).unwrap()
@@ -53,7 +54,7 @@ fn two() -> Inventory {
 
 #[test]
 fn named_hosts_share_and_providers_run_everywhere() {
-    let plan = plan(&desired(), Revision(7), &two(), &PlanState::default());
+    let plan = plan(&desired(), Revision(7), &two(), &Verdicts::default(), &PlanState::default());
     assert_eq!((plan.head.generation, plan.head.parent, plan.head.desired_rev), (Generation(1), Generation(0), Revision(7)));
     for host in [host_id(0), host_id(1)] {
         let assignment = &plan.changed[&host];
@@ -65,11 +66,11 @@ fn named_hosts_share_and_providers_run_everywhere() {
 
 #[test]
 fn the_same_input_gives_the_same_bytes_and_no_second_commit() {
-    let first = plan(&desired(), Revision(7), &two(), &PlanState::default());
-    let again = plan(&desired(), Revision(7), &two(), &PlanState::default());
+    let first = plan(&desired(), Revision(7), &two(), &Verdicts::default(), &PlanState::default());
+    let again = plan(&desired(), Revision(7), &two(), &Verdicts::default(), &PlanState::default());
     assert_eq!(wire::encode(&first.head), wire::encode(&again.head));
     let state = PlanState::default().after(&first, Revision(1));
-    let second = plan(&desired(), Revision(9), &two(), &state);
+    let second = plan(&desired(), Revision(9), &two(), &Verdicts::default(), &state);
     assert!(second.is_empty(), "{:?}", changes(&state, &second));
 }
 
@@ -77,9 +78,9 @@ fn the_same_input_gives_the_same_bytes_and_no_second_commit() {
 fn only_hosts_whose_work_changes_get_the_new_generation() {
     let mut desired = desired();
     desired.components.insert(actor("b"), component(&[1], 1));
-    let state = PlanState::default().after(&plan(&desired, Revision(1), &two(), &PlanState::default()), Revision(1));
+    let state = PlanState::default().after(&plan(&desired, Revision(1), &two(), &Verdicts::default(), &PlanState::default()), Revision(1));
     desired.put_config(ConfigName::new("b").unwrap(), BTreeMap::from([("k".into(), "v".into())])).unwrap();
-    let next = plan(&desired, Revision(2), &two(), &state);
+    let next = plan(&desired, Revision(2), &two(), &Verdicts::default(), &state);
     assert_eq!(next.changed.keys().collect::<Vec<_>>(), [&host_id(1)]);
     let lines = changes(&state, &next);
     assert_eq!((lines.len(), lines[0].id.as_str(), lines[0].detail.as_str()), (1, "b", "config"));
@@ -90,9 +91,10 @@ fn only_hosts_whose_work_changes_get_the_new_generation() {
 
 #[test]
 fn a_silent_host_keeps_its_work() {
-    let state = PlanState::default().after(&plan(&desired(), Revision(1), &two(), &PlanState::default()), Revision(1));
+    let state =
+        PlanState::default().after(&plan(&desired(), Revision(1), &two(), &Verdicts::default(), &PlanState::default()), Revision(1));
     let one = Inventory::new([report(0, "NEDGE01")], state.assignments.values());
-    let next = plan(&desired(), Revision(2), &one, &state);
+    let next = plan(&desired(), Revision(2), &one, &Verdicts::default(), &state);
     assert!(next.is_empty());
 }
 
@@ -101,15 +103,15 @@ fn without_named_hosts_instances_go_to_the_emptiest_and_stay() {
     let mut desired = desired();
     desired.components.remove("a");
     desired.components.insert(actor("b"), component(&[0], 1));
-    let state = PlanState::default().after(&plan(&desired, Revision(1), &two(), &PlanState::default()), Revision(1));
+    let state = PlanState::default().after(&plan(&desired, Revision(1), &two(), &Verdicts::default(), &PlanState::default()), Revision(1));
     desired.components.insert(actor("a"), component(&[], 3));
-    let first = plan(&desired, Revision(2), &two(), &state);
+    let first = plan(&desired, Revision(2), &two(), &Verdicts::default(), &state);
     let state = state.after(&first, Revision(2));
     let home = state.shares_of(&actor("a"));
     assert_eq!(home, BTreeMap::from([(host_id(0), 1), (host_id(1), 2)]), "NEDGE01 has an actor already");
     assert_eq!(first.choices["a"][0].reason, "emptiest that fits, score 200.00");
     desired.components.remove("b");
-    let state = state.after(&plan(&desired, Revision(2), &two(), &state), Revision(2));
+    let state = state.after(&plan(&desired, Revision(2), &two(), &Verdicts::default(), &state), Revision(2));
     assert_eq!(state.shares_of(&actor("a")), home);
 }
 
@@ -118,7 +120,7 @@ fn nobody_to_take_it_says_why_for_each_host() {
     let mut desired = desired();
     desired.components.insert(actor("a"), component(&[], 3));
     desired.providers.get_mut("kv").unwrap().hosts = BTreeSet::from([host_id(5)]);
-    let plan = plan(&desired, Revision(1), &two(), &PlanState::default());
+    let plan = plan(&desired, Revision(1), &two(), &Verdicts::default(), &PlanState::default());
     let problem = plan.troubles["a"].problem(&actor("a"));
     assert_eq!(problem.code.exit_code(), 7);
     assert_eq!(problem.message, "actor scale failed: insufficient resources: no host can take 3 more of a");
@@ -129,13 +131,13 @@ fn nobody_to_take_it_says_why_for_each_host() {
 fn a_stop_is_for_one_start_of_the_host() {
     let mut desired = desired();
     desired.nodes.insert(host_id(0), NodeSpec { stop: Some(Incarnation::new("01").unwrap()), ..NodeSpec::default() });
-    let stopping = plan(&desired, Revision(1), &two(), &PlanState::default());
+    let stopping = plan(&desired, Revision(1), &two(), &Verdicts::default(), &PlanState::default());
     assert!(stopping.changed[&host_id(0)].stop.is_some());
     let mut restarted = report(0, "NEDGE01");
     restarted.incarnation = Incarnation::new("02").unwrap();
     let inventory = Inventory::new([restarted, report(1, "NEDGE02")], []);
     let state = PlanState::default().after(&stopping, Revision(1));
-    let next = plan(&desired, Revision(2), &inventory, &state);
+    let next = plan(&desired, Revision(2), &inventory, &Verdicts::default(), &state);
     assert_eq!(next.changed[&host_id(0)].stop, None);
 }
 
@@ -144,7 +146,7 @@ fn what_cannot_be_carried_out_is_refused_by_name() {
     let check = |edit: &dyn Fn(&mut Desired), expected: &str| {
         let mut desired = desired();
         edit(&mut desired);
-        let plan = plan(&desired, Revision(1), &two(), &PlanState::default());
+        let plan = plan(&desired, Revision(1), &two(), &Verdicts::default(), &PlanState::default());
         let messages: Vec<String> = plan.troubles.iter().map(|(actor, trouble)| trouble.problem(actor).message).collect();
         assert!(messages.iter().any(|message| message.contains(expected)), "{messages:?}");
     };
@@ -175,9 +177,9 @@ fn a_large_lattice_is_planned_in_waves() {
         HostId::new(format!("N{letters}{}", "A".repeat(52))).unwrap()
     };
     desired.components.get_mut("a").unwrap().hosts = (0..1000).map(host).collect();
-    let first = plan(&desired, Revision(1), &Inventory::default(), &PlanState::default());
+    let first = plan(&desired, Revision(1), &Inventory::default(), &Verdicts::default(), &PlanState::default());
     assert!(first.more && first.changed.len() == MAX_CHANGED_HOSTS);
     let state = PlanState::default().after(&first, Revision(1));
-    let second = plan(&desired, Revision(1), &Inventory::default(), &state);
+    let second = plan(&desired, Revision(1), &Inventory::default(), &Verdicts::default(), &state);
     assert!(!second.more && second.changed.len() == 100 && second.head.generation == Generation(2));
 }

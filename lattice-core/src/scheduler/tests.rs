@@ -285,16 +285,7 @@ fn a_drain_goes_on_by_heartbeats_alone() {
                 .iter()
                 .map(|(id, component)| {
                     let state = wire::report::ComponentState::Running;
-                    let report = wire::report::ComponentReport {
-                        digest: component.digest.clone(),
-                        state,
-                        instances: component.instances,
-                        handled: 0,
-                        failed: 0,
-                        cpu_used: 0,
-                        memory_peak_mb: 0,
-                        link_errors: BTreeMap::new(),
-                    };
+                    let report = wire::report::ComponentReport::new(component.digest.clone(), state, component.instances);
                     (id.clone(), report)
                 })
                 .collect();

@@ -7,6 +7,8 @@ use serde::{Deserialize, Serialize};
 use crate::contract::Contract;
 use crate::id::{ActorId, Digest, Generation, HostId, HostName, Incarnation, LinkName, ProviderId, Revision};
 use crate::link::LinkSettings;
+use crate::needs::Class;
+use crate::timing::TimingProfile;
 
 /// The part of a plan that concerns one host.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -25,6 +27,9 @@ pub struct Assignment {
     /// The start of the host that shall drain, say `bye` and exit; a later start is not meant.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stop: Option<Incarnation>,
+    /// How often the host reports and renews its lease.
+    #[serde(default, skip_serializing_if = "TimingProfile::is_default")]
+    pub timing: TimingProfile,
     /// Providers to run.
     #[serde(default)]
     pub providers: BTreeMap<ProviderId, ProviderAssignment>,
@@ -43,6 +48,7 @@ impl Assignment {
             parent: Generation(0),
             desired_rev: Revision(0),
             stop: None,
+            timing: TimingProfile::default(),
             providers: BTreeMap::new(),
             components: BTreeMap::new(),
         }
@@ -50,7 +56,7 @@ impl Assignment {
 
     /// Whether both ask the host for the same, whatever plan they come from.
     pub fn same_work(&self, other: &Self) -> bool {
-        self.stop == other.stop && self.providers == other.providers && self.components == other.components
+        self.stop == other.stop && self.timing == other.timing && self.providers == other.providers && self.components == other.components
     }
 }
 
@@ -127,6 +133,31 @@ pub struct ComponentAssignment {
     /// What it may use and how it is called.
     #[serde(default)]
     pub links: Vec<LinkAssignment>,
+    /// What this host owns of it; none for a shared actor.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ownership: Option<Ownership>,
+}
+
+/// Slots of an actor on one host.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ownership {
+    /// What ownership means: never [`Class::Shared`].
+    pub class: Class,
+    /// Slots of the actor in the whole lattice. With one of them it takes all subscriptions; with more, slot `n` takes the
+    /// `n`-th subscription of each link that has any.
+    pub of: u32,
+    /// Slots of this host; one instance each.
+    pub slots: BTreeMap<u32, SlotAssignment>,
+}
+
+/// One slot on one host.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SlotAssignment {
+    /// Plan that gave the slot to this host. Of two hosts that claim a slot the one with the higher term is right.
+    pub term: Generation,
+    /// The host shall stop it and say so; only then somebody else gets it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub release: bool,
 }
 
 /// A link, resolved for one actor.

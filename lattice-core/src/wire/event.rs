@@ -58,6 +58,34 @@ pub enum EventKind {
     DeadLetter,
     /// A call was denied.
     Denied,
+    /// An actor or provider failed and is started again later.
+    Restarting,
+    /// A host owns a slot: what it writes counts from now on.
+    SlotOwned,
+    /// A host does not own a slot any more.
+    SlotLost,
+    /// A host could not renew its lease in time and stopped what needs one.
+    LeaseLost,
+    /// A host is not heard as it should be.
+    Suspect,
+    /// A host is taken for gone.
+    Dead,
+    /// A host is heard again after it was taken for gone.
+    Returned,
+    /// A host gets work again.
+    Healthy,
+    /// A host has too many errors of its own; its work moves.
+    Degraded,
+    /// Actors moved from one host to another.
+    Moved,
+    /// Actors of a host that is gone found no other place.
+    NoTarget,
+    /// So many hosts of a site are silent that nothing moves there for a while.
+    Frozen,
+    /// Moves of a site go on.
+    Thawed,
+    /// An actor fails wherever it lands and is moved no more.
+    Quarantined,
 }
 
 impl EventKind {
@@ -77,6 +105,20 @@ impl EventKind {
             Self::ProviderStopped => "provider-stopped",
             Self::DeadLetter => "dead-letter",
             Self::Denied => "denied",
+            Self::Restarting => "restarting",
+            Self::SlotOwned => "slot-owned",
+            Self::SlotLost => "slot-lost",
+            Self::LeaseLost => "lease-lost",
+            Self::Suspect => "suspect",
+            Self::Dead => "dead",
+            Self::Returned => "returned",
+            Self::Healthy => "healthy",
+            Self::Degraded => "degraded",
+            Self::Moved => "moved",
+            Self::NoTarget => "no-target",
+            Self::Frozen => "frozen",
+            Self::Thawed => "thawed",
+            Self::Quarantined => "quarantined",
         }
     }
 }

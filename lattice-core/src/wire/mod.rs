@@ -5,10 +5,13 @@
 
 pub mod assignment;
 pub mod event;
+pub mod failover;
 pub mod json;
+pub mod ownership;
 pub mod report;
 pub mod request;
 pub mod schedule;
+pub mod verdict;
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};

@@ -38,6 +38,9 @@ pub struct HostReport {
     /// Host-level errors (disk, NATS, provider) in the last 60 s.
     #[serde(default)]
     pub error_count: u32,
+    /// Sequence of the last successful renewal of its lease; 0 if it holds none.
+    #[serde(default)]
+    pub lease_rev: u64,
     /// Median round trip to a peer of each region in microseconds, as measured lately; a region that was not measured is
     /// missing.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
@@ -106,9 +109,42 @@ pub struct ComponentReport {
     /// Largest linear memory of one of its instances since it was started here, in MiB, rounded up.
     #[serde(default)]
     pub memory_peak_mb: u32,
+    /// Slots that it owns here, by the host's best knowledge, with their epochs.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub slots: BTreeMap<u32, SlotReport>,
+    /// Failures in a row that were its own (traps, limits), within the window in which they count; 0 after a success.
+    #[serde(default)]
+    pub crashes: u32,
     /// Problems of single links (a consumer that is gone, a port that is taken), by contract, link name and subscription.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub link_errors: BTreeMap<String, String>,
+}
+
+impl ComponentReport {
+    /// An actor that has handled nothing yet.
+    pub fn new(digest: Digest, state: ComponentState, instances: u32) -> Self {
+        Self {
+            digest,
+            state,
+            instances,
+            handled: 0,
+            failed: 0,
+            cpu_used: 0,
+            memory_peak_mb: 0,
+            slots: BTreeMap::new(),
+            crashes: 0,
+            link_errors: BTreeMap::new(),
+        }
+    }
+}
+
+/// A slot that a host owns.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SlotReport {
+    /// Plan that gave it to the host.
+    pub term: Generation,
+    /// Its epoch: position of the host's claim in the stream of the slot's bucket; 0 for a class without fence.
+    pub epoch: u64,
 }
 
 /// How an actor stands on a host.

@@ -7,6 +7,7 @@ use lattice_core::plan::{Head, Plan, plan};
 use lattice_core::wire::assignment::{Assignment, ProviderKind};
 use lattice_core::wire::event::EventKind;
 use lattice_core::wire::report::HostState;
+use lattice_core::wire::verdict::Verdicts;
 use rustix::process::Signal;
 
 use crate::world::{HostProcess, World, actor, command, event, eventually, free_port, http_get};
@@ -74,7 +75,7 @@ async fn a_stale_assignment_is_refused_by_name() {
     let state = world.lattice.read_plan().await.unwrap();
     let head = state.head.clone().unwrap();
     let stale = Assignment { generation: Generation(1), ..Assignment::empty(report.id.clone()) };
-    let nothing = plan(&world.desired, head.desired_rev, &Inventory::default(), &state);
+    let nothing = plan(&world.desired, head.desired_rev, &Inventory::default(), &Verdicts::default(), &state);
     let plan = Plan { head: Head { generation: Generation(3), ..head }, changed: [(report.id.clone(), stale)].into(), ..nothing };
     world.lattice.commit_plan(&plan, state.head_revision).await.unwrap();
     let refused = event(&mut events, |event| event.kind == EventKind::Refused).await;

@@ -23,7 +23,7 @@ fn with_system_links(lattice: &LatticeName, assignment: &mut Assignment) {
     assignment.providers.extend(system::providers(SystemActor::Scheduler));
     component.policy = InstancePolicy::Resident;
     component.links = system::links(SystemActor::Scheduler, lattice);
-    let bucket = |bucket: &str| StoreBucket { bucket: bucket.to_owned(), write: true };
+    let bucket = |bucket: &str| StoreBucket { bucket: bucket.to_owned(), subjects: None, write: true };
     let buckets = BTreeMap::from([("scratch".to_owned(), bucket("scratch-of-test")), ("nowhere".to_owned(), bucket("nowhere"))]);
     component.links.push(LinkAssignment {
         name: LinkName::new("more").unwrap(),

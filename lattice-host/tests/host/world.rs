@@ -21,6 +21,7 @@ use lattice_core::wire::assignment::{Assignment, ProviderKind};
 use lattice_core::wire::event::Event;
 use lattice_core::wire::report::HostReport;
 use lattice_core::wire::request::CALL_STATUS_HEADER;
+use lattice_core::wire::verdict::Verdicts;
 use lattice_nats::server::{Server, ServerConfig, find_server};
 use lattice_nats::{ConnectOptions, Lattice, connect};
 use tempfile::TempDir;
@@ -169,7 +170,7 @@ impl World {
     pub(crate) async fn commit_with(&self, more: impl Fn(&mut Assignment)) -> Generation {
         let state = self.lattice.read_plan().await.unwrap();
         let inventory = Inventory::new(self.reports().await, state.assignments.values());
-        let mut plan: Plan = plan(&self.desired, Revision(1), &inventory, &state);
+        let mut plan: Plan = plan(&self.desired, Revision(1), &inventory, &Verdicts::default(), &state);
         plan.changed.values_mut().for_each(more);
         self.lattice.commit_plan(&plan, state.head_revision).await.unwrap();
         plan.head.generation

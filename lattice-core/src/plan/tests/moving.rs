@@ -3,6 +3,7 @@
 use super::*;
 use crate::needs::{Class, Needs, Spread, Strategy};
 use crate::wire::report::{ComponentReport, ComponentState, HostReport, Profile};
+use crate::wire::verdict::Verdicts;
 
 /// A host of 1,000 thousandths of a core and 1,000 MiB.
 fn host(n: u8, region: &str) -> HostReport {
@@ -41,7 +42,7 @@ impl Lattice {
     fn plan(&mut self) -> Plan {
         self.revision += 1;
         let inventory = Inventory::new(self.hosts.clone(), self.state.assignments.values());
-        let plan = plan(&self.desired, Revision(self.revision), &inventory, &self.state);
+        let plan = plan(&self.desired, Revision(self.revision), &inventory, &Verdicts::default(), &self.state);
         self.state = self.state.after(&plan, Revision(self.revision));
         plan
     }
@@ -54,16 +55,7 @@ impl Lattice {
                 .components
                 .iter()
                 .map(|(id, component)| {
-                    let report = ComponentReport {
-                        digest: component.digest.clone(),
-                        state: ComponentState::Running,
-                        instances: component.instances,
-                        handled: 0,
-                        failed: 0,
-                        cpu_used: 0,
-                        memory_peak_mb: 0,
-                        link_errors: BTreeMap::new(),
-                    };
+                    let report = ComponentReport::new(component.digest.clone(), ComponentState::Running, component.instances);
                     (id.clone(), report)
                 })
                 .collect();
@@ -338,12 +330,12 @@ fn an_edit_answers_for_what_it_breaks_only() {
     let mut lattice = Lattice::new(vec![host(0, "eu")]);
     lattice.set("large", with(Needs { cpu: 2000, ..Needs::default() }, 1));
     let inventory = Inventory::new(lattice.hosts.clone(), []);
-    let before = plan(&lattice.desired, Revision(1), &inventory, &lattice.state);
+    let before = plan(&lattice.desired, Revision(1), &inventory, &Verdicts::default(), &lattice.state);
     lattice.set("small", with(Needs { cpu: 1, ..Needs::default() }, 1));
-    let fine = plan(&lattice.desired, Revision(1), &inventory, &lattice.state);
+    let fine = plan(&lattice.desired, Revision(1), &inventory, &Verdicts::default(), &lattice.state);
     assert_eq!(fine.check_against(&before), Ok(()));
     lattice.set("large", with(Needs { cpu: 2000, ..Needs::default() }, 2));
-    let worse = plan(&lattice.desired, Revision(1), &inventory, &lattice.state);
+    let worse = plan(&lattice.desired, Revision(1), &inventory, &Verdicts::default(), &lattice.state);
     assert!(worse.check_against(&before).unwrap_err().message.contains("2 more of large"));
 }
 

@@ -4,6 +4,7 @@ use super::*;
 use crate::id::Region;
 use crate::needs::{Needs, Spread, Strategy};
 use crate::wire::report::{HostReport, Profile};
+use crate::wire::verdict::Verdicts;
 
 /// A small generator of its own, so that a case can be named by its seed.
 struct Dice(u64);
@@ -117,11 +118,11 @@ fn no_rule_is_broken_in_100_000_lattices() {
         let hosts = random_hosts(&mut dice);
         let desired = random_desired(&mut dice, u8::try_from(hosts.len()).unwrap());
         let inventory = Inventory::new(hosts, []);
-        let plan = plan(&desired, Revision(1), &inventory, &PlanState::default());
+        let plan = plan(&desired, Revision(1), &inventory, &Verdicts::default(), &PlanState::default());
         let state = PlanState::default().after(&plan, Revision(1));
         check(&desired, &inventory, &state, &plan, seed);
         if seed % 10 == 0 {
-            let again = super::super::plan(&desired, Revision(1), &inventory, &PlanState::default());
+            let again = super::super::plan(&desired, Revision(1), &inventory, &Verdicts::default(), &PlanState::default());
             assert_eq!(serde_json::to_vec(&again.changed).unwrap(), serde_json::to_vec(&plan.changed).unwrap(), "seed {seed}");
         }
     }
@@ -134,12 +135,13 @@ fn a_plan_of_what_is_planned_changes_nothing() {
         let mut hosts = random_hosts(&mut dice);
         let desired = random_desired(&mut dice, u8::try_from(hosts.len()).unwrap());
         let inventory = Inventory::new(hosts.clone(), []);
-        let state = PlanState::default().after(&plan(&desired, Revision(1), &inventory, &PlanState::default()), Revision(1));
+        let state =
+            PlanState::default().after(&plan(&desired, Revision(1), &inventory, &Verdicts::default(), &PlanState::default()), Revision(1));
         // What it used before, a host may use or not use by now.
         for host in &mut hosts {
             host.profile.cpu_used = dice.below(3000);
         }
-        let next = plan(&desired, Revision(2), &Inventory::new(hosts, []), &state);
+        let next = plan(&desired, Revision(2), &Inventory::new(hosts, []), &Verdicts::default(), &state);
         let moved = |host: &HostId, after: &Assignment| {
             let before = &state.assignments[host].components;
             before.iter().any(|(id, component)| after.components.get(id).is_none_or(|after| after.instances < component.instances))
@@ -183,7 +185,7 @@ fn packing_needs_few_hosts() {
             let needs = Needs { cpu: *cpu, memory_mb: *memory_mb, strategy: Some(Strategy::Pack), ..Needs::default() };
             desired.components.insert(actor(&format!("a{n:03}")), ComponentSpec { needs, ..component(&[], 1) });
         }
-        let plan = plan(&desired, Revision(1), &inventory, &PlanState::default());
+        let plan = plan(&desired, Revision(1), &inventory, &Verdicts::default(), &PlanState::default());
         assert!(plan.troubles.is_empty());
         ours += plan.changed.values().filter(|assignment| !assignment.components.is_empty()).count();
         theirs += best_fit_decreasing(&items, (1000, 1000));
