@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use clap::{Args, ValueEnum};
 use lattice_core::error::Problem;
 use lattice_core::id::{ActorId, Region};
-use lattice_core::needs::{Class, MAX_CPU, MAX_MEMORY_MB, Needs, Spread, Strategy};
+use lattice_core::needs::{Class, MAX_CPU, MAX_MEMORY_MB, MAX_SLOTS, Needs, Spread, Strategy};
 use lattice_core::wire::assignment::Limits;
 
 use crate::args;
@@ -58,9 +58,15 @@ pub(crate) struct NeedsArgs {
     #[arg(long)]
     no_daemon: bool,
 
-    /// shared: instances are alike; autonomous: bound to its host, never moved
+    /// What instances are to each other: shared, alike; fenced, each slot has one owner and the store refuses anybody else;
+    /// strict, the owner stops by itself before another one starts; autonomous, bound to its host
     #[arg(long, value_name = "CLASS", value_parser = class)]
     class: Option<Class>,
+
+    /// Into how many slots with one owner each a fenced or strict actor is divided; slot n takes the n-th subscription of
+    /// each link that has any [0 or 1: it is one]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(..=i64::from(MAX_SLOTS)))]
+    slots: Option<u32>,
 
     /// Spread instances evenly over hosts, or over the values of a label: --spread=region
     #[arg(long, value_name = "LABEL", num_args = 0..=1, require_equals = true, conflicts_with = "no_spread")]
@@ -96,21 +102,15 @@ fn rule(text: &str) -> Result<Rule, String> {
 }
 
 fn class(text: &str) -> Result<Class, String> {
-    match text {
-        "shared" => Ok(Class::Shared),
-        "autonomous" => Ok(Class::Autonomous),
-        "fenced" | "strict" => {
-            Err(format!("{text} needs the failover actor, which this version does not have; there are shared and autonomous"))
-        }
-        _ => Err("there are shared and autonomous".to_owned()),
-    }
+    let known = || Class::ALL.map(Class::as_str).join(", ");
+    Class::ALL.into_iter().find(|class| class.as_str() == text).ok_or_else(|| format!("there are {}", known()))
 }
 
 impl NeedsArgs {
     /// Whether none of them was given.
     pub(crate) fn is_empty(&self) -> bool {
         let texts = self.region.is_none() && self.spread.is_none() && self.class.is_none() && self.placement.is_none();
-        let numbers = self.cpu.is_none() && self.memory.is_none() && self.max_latency_ms.is_none() && self.priority.is_none();
+        let numbers = [self.cpu, self.memory, self.max_latency_ms, self.slots].iter().all(Option::is_none) && self.priority.is_none();
         let rules = self.require.is_empty() && self.prefer.is_empty() && self.anti_affinity.is_empty();
         texts && numbers && rules && !(self.daemon || self.no_daemon || self.no_spread)
     }
@@ -141,6 +141,7 @@ impl NeedsArgs {
             Placement::Pack => Some(Strategy::Pack),
             Placement::RoundRobin => Some(Strategy::RoundRobin),
         });
+        let class = self.class.unwrap_or(before.class);
         Ok(Needs {
             cpu: self.cpu.unwrap_or(before.cpu),
             memory_mb: self.memory.unwrap_or(before.memory_mb),
@@ -153,7 +154,9 @@ impl NeedsArgs {
             spread,
             strategy,
             daemon: self.daemon || (before.daemon && !self.no_daemon),
-            class: self.class.unwrap_or(before.class),
+            class,
+            // One slot is what an actor has that is not divided; without owners there are none.
+            slots: self.slots.map_or(if class.is_fenced() { before.slots } else { 0 }, |slots| if slots == 1 { 0 } else { slots }),
         })
     }
 
@@ -204,6 +207,7 @@ pub(crate) fn describe(needs: &Needs) -> String {
         needs.strategy.map(|strategy| strategy.as_str().to_owned()),
         needs.daemon.then(|| "daemon".to_owned()),
         (needs.class != Class::default()).then(|| needs.class.as_str().to_owned()),
+        (needs.slots > 1).then(|| format!("{} slots", needs.slots)),
     ];
     parts.into_iter().flatten().collect::<Vec<_>>().join(", ")
 }
@@ -247,6 +251,16 @@ mod tests {
     }
 
     #[test]
+    fn slots_go_with_owners() {
+        let fenced = apply(&["--class", "fenced", "--slots", "4"], &Needs::default());
+        assert_eq!((fenced.class, fenced.slots, describe(&fenced).as_str()), (Class::Fenced, 4, "fenced, 4 slots"));
+        assert_eq!(apply(&["--class", "strict"], &fenced).slots, 4, "other owners of the same slots");
+        assert_eq!(apply(&["--class", "shared"], &fenced), Needs::default());
+        assert_eq!(apply(&["--slots", "1"], &fenced), Needs { class: Class::Fenced, ..Needs::default() });
+        assert!(!parse(&["--slots", "1"]).unwrap().is_empty());
+    }
+
+    #[test]
     fn what_is_not_given_stays() {
         assert!(parse(&[]).unwrap().is_empty());
         assert_eq!(apply(&[], &everything()), everything());
@@ -286,9 +300,8 @@ mod tests {
             };
             assert!(text.contains(part), "{arguments:?}: {text}");
         };
-        check(&["--class", "fenced"], "fenced needs the failover actor");
-        check(&["--class", "strict"], "strict needs the failover actor");
-        check(&["--class", "solid"], "there are shared and autonomous");
+        check(&["--class", "solid"], "there are shared, fenced, strict, autonomous");
+        check(&["--slots", "1025"], "1025");
         check(&["--priority", "256"], "256");
         check(&["--cpu", "1000001"], "1000001");
         check(&["--memory", "5000"], "5000");

@@ -1,5 +1,6 @@
 //! Processes that may be gone: a number alone is not enough, because the kernel gives it to somebody else.
 
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
@@ -20,10 +21,13 @@ pub(crate) struct Process {
 impl Process {
     /// The process that has this number now.
     pub(crate) fn of(pid: u32) -> Option<Self> {
-        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-        let (state, started) = parse_stat(&stat)?;
-        // A zombie has ended; only its parent has not looked yet.
-        (state != 'Z' && state != 'X').then_some(Self { pid, started })
+        let folder = PathBuf::from(format!("/proc/{pid}"));
+        let (_, started) = read_stat(&folder)?;
+        // The first thread of a process that was killed may be a zombie while others still run and hold its files, its ports
+        // and its lock. When all are zombies, or gone, it has ended; only its parent has not looked yet.
+        let threads = std::fs::read_dir(folder.join("task")).ok()?.filter_map(Result::ok);
+        let mut states = threads.filter_map(|thread| read_stat(&thread.path())).map(|(state, _)| state);
+        states.any(|state| state != 'Z' && state != 'X').then_some(Self { pid, started })
     }
 
     /// This process.
@@ -77,6 +81,11 @@ impl Process {
     }
 }
 
+/// State and start time of a process or a thread.
+fn read_stat(folder: &Path) -> Option<(char, u64)> {
+    parse_stat(&std::fs::read_to_string(folder.join("stat")).ok()?)
+}
+
 /// State and start time in `/proc/<pid>/stat`. The name in it may hold anything, also spaces and brackets.
 fn parse_stat(stat: &str) -> Option<(char, u64)> {
     /// Position of the start time after the name, the state being 0.
@@ -107,6 +116,19 @@ mod tests {
         let earlier = Process { started: own.started.wrapping_sub(1), ..own };
         assert!(!earlier.is_alive());
         earlier.signal(Signal::KILL).unwrap();
+    }
+
+    #[test]
+    fn a_zombie_has_ended() {
+        let mut child = std::process::Command::new("sleep").arg("60").spawn().unwrap();
+        let process = Process::of(child.id()).unwrap();
+        child.kill().unwrap();
+        let deadline = std::time::Instant::now() + Duration::from_secs(10);
+        while process.is_alive() {
+            assert!(std::time::Instant::now() < deadline, "nobody has waited for it, and it has ended");
+        }
+        assert!(Path::new(&format!("/proc/{}", process.pid)).exists());
+        child.wait().unwrap();
     }
 
     #[tokio::test]
