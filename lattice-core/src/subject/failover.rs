@@ -2,7 +2,7 @@
 
 use crate::id::{ActorId, BucketName, HostId, LatticeName, Region};
 
-use super::{bucket_key, escape_key_part};
+use super::{EDGE_STREAM_SUBJECTS, SubjectPattern, bucket_key, escape_key_part};
 
 /// First part of the name of the failover actor's bucket, and the name by which that actor opens it.
 pub const FAILOVER_BUCKET: &str = "lattice-failover";
@@ -66,9 +66,14 @@ pub fn applied(lattice: &LatticeName, bucket: &BucketName, actor: &ActorId, slot
 pub const OUTBOX_FIRST_TOKEN: &str = "edge";
 
 /// `lat.<L>.act.out.<bucket>.<rest>`: where a fenced actor's message on `edge.<rest>` is stored together with its state; the
-/// server publishes it on `edge.<rest>` after the commit. None for any other subject.
+/// server publishes it on `edge.<rest>` after the commit. None for any other subject, and for those that the public stream
+/// captures: what the server republishes still carries the conditions of its commit, which hold in no other stream.
 pub fn outbox(lattice: &LatticeName, bucket: &BucketName, subject: &str) -> Option<String> {
     let rest = subject.strip_prefix(OUTBOX_FIRST_TOKEN)?.strip_prefix('.')?;
+    let captured = |pattern: &str| SubjectPattern::new(pattern).is_ok_and(|pattern| pattern.matches(subject));
+    if EDGE_STREAM_SUBJECTS.into_iter().any(captured) {
+        return None;
+    }
     Some(format!("lat.{lattice}.act.out.{bucket}.{rest}"))
 }
 
@@ -180,7 +185,7 @@ mod tests {
     use super::*;
     use crate::id::Incarnation;
     use crate::inventory::tests::host_id;
-    use crate::subject::{SubjectPattern, is_reserved};
+    use crate::subject::is_reserved;
 
     #[test]
     fn what_the_failover_actor_hears() {
@@ -213,7 +218,7 @@ mod tests {
     fn an_outbox_is_below_edge_only() {
         let (lattice, bucket) = (LatticeName::new("l").unwrap(), BucketName::new("state").unwrap());
         assert_eq!(outbox(&lattice, &bucket, "edge.result.eu").as_deref(), Some("lat.l.act.out.state.result.eu"));
-        for other in ["edge", "edges.x", "other.x", ""] {
+        for other in ["edge", "edges.x", "other.x", "", "edge.sensor.eu", "edge.cmd.x"] {
             assert_eq!(outbox(&lattice, &bucket, other), None, "{other}");
         }
         let (source, destination) = outbox_republish(&lattice, &bucket);
