@@ -5,7 +5,7 @@ use lattice_core::id::Revision;
 use lattice_nats::bucket::{Bucket, KeyChange};
 use lattice_nats::error::ApiError;
 use lattice_nats::{CommitError, Connection};
-use provider_api::store::{Change, Entry, Info, Listing, Store, StoreError};
+use provider_api::store::{Change, Entry, Info, Listing, Place, Store, StoreError};
 
 use crate::reason;
 
@@ -20,29 +20,31 @@ impl NatsStore {
     }
 
     /// The bucket; nothing is handed to a client that is not connected, which would send it late.
-    fn bucket(&self, name: &str) -> Result<Bucket, StoreError> {
-        if self.connection.is_connected() {
-            Ok(Bucket::named(&self.connection, name))
-        } else {
-            Err(StoreError::Unavailable("NATS is not connected".to_owned()))
+    fn bucket(&self, place: Place<'_>) -> Result<Bucket, StoreError> {
+        if !self.connection.is_connected() {
+            return Err(StoreError::Unavailable("NATS is not connected".to_owned()));
         }
+        Ok(match place.subjects {
+            Some(subjects) => Bucket::of_stream(&self.connection, place.name, subjects),
+            None => Bucket::named(&self.connection, place.name),
+        })
     }
 }
 
 #[async_trait]
 impl Store for NatsStore {
-    async fn get(&self, bucket: &str, key: &str) -> Result<Option<Entry>, StoreError> {
+    async fn get(&self, bucket: Place<'_>, key: &str) -> Result<Option<Entry>, StoreError> {
         let found = self.bucket(bucket)?.get_latest(key).await.map_err(read_error)?;
         Ok(found.map(|entry| Entry { key: key.to_owned(), value: entry.value, revision: entry.revision.0 }))
     }
 
-    async fn list(&self, bucket: &str) -> Result<Listing, StoreError> {
+    async fn list(&self, bucket: Place<'_>) -> Result<Listing, StoreError> {
         let snapshot = self.bucket(bucket)?.snapshot().await.map_err(read_error)?;
         let entries = snapshot.entries.into_iter().map(|(key, entry)| Entry { key, value: entry.value, revision: entry.revision.0 });
         Ok(Listing { entries: entries.collect(), revision: snapshot.revision.0 })
     }
 
-    async fn commit(&self, bucket: &str, changes: Vec<Change>, at: Option<u64>) -> Result<u64, StoreError> {
+    async fn commit(&self, bucket: Place<'_>, changes: Vec<Change>, at: Option<u64>) -> Result<u64, StoreError> {
         let change = |change: Change| KeyChange { key: change.key, value: change.value, expected: change.expected.map(Revision) };
         let changes: Vec<KeyChange> = changes.into_iter().map(change).collect();
         let stored = self.bucket(bucket)?.commit(&changes, at.map(Revision)).await;
@@ -54,7 +56,7 @@ impl Store for NatsStore {
         })
     }
 
-    async fn info(&self, bucket: &str) -> Result<Info, StoreError> {
+    async fn info(&self, bucket: Place<'_>) -> Result<Info, StoreError> {
         let info = self.bucket(bucket)?.info().await.map_err(read_error)?;
         Ok(Info { last_revision: info.last_revision.0, entries: info.keys, bytes: info.bytes })
     }

@@ -3,6 +3,7 @@
 //! **Ambiguity.** A time-out does not say whether the batch was stored. It is repeated with the same message ids, so that
 //! the server stores it once; if an attempt is then refused, the message that won the condition tells whose it was.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_nats::HeaderMap;
@@ -27,16 +28,19 @@ const PART_TIMEOUT: Duration = Duration::from_secs(3);
 /// Pause after the first ambiguous attempt; doubles.
 const FIRST_PAUSE: Duration = Duration::from_millis(250);
 
+/// Names the subject that an expected last sequence is about, where it is not the message's own. The client knows no name
+/// for it.
+pub(crate) const EXPECTED_ON_SUBJECT: &str = "Nats-Expected-Last-Subject-Sequence-Subject";
 /// The stream's last sequence is not the expected one.
-const WRONG_LAST_SEQUENCE: u64 = 10071;
+pub(crate) const WRONG_LAST_SEQUENCE: u64 = 10071;
 /// The subject's last sequence is not the expected one (nats-server reports it without the number found).
-const WRONG_LAST_SEQUENCE_UNSAID: u64 = 10164;
+pub(crate) const WRONG_LAST_SEQUENCE_UNSAID: u64 = 10164;
 /// A message of the batch is stored already.
-const DUPLICATE_MESSAGE: u64 = 10201;
+pub(crate) const DUPLICATE_MESSAGE: u64 = 10201;
 /// The server has not got all parts, as when the connection broke between them; nothing was stored.
-const INCOMPLETE: u64 = 10176;
+pub(crate) const INCOMPLETE: u64 = 10176;
 /// Too many other batches are open at the moment; nothing was stored.
-const TOO_MANY_INFLIGHT: u64 = 10210;
+pub(crate) const TOO_MANY_INFLIGHT: u64 = 10210;
 
 /// One message of a batch.
 #[derive(Debug, Clone)]
@@ -46,6 +50,15 @@ pub(crate) struct Part {
     pub(crate) payload: Bytes,
     /// The batch is stored only if the last sequence on the subject is this one; 0: there is none.
     pub(crate) expected: Option<Revision>,
+    /// Another subject that is meant by `expected`, instead of the part's own.
+    pub(crate) expected_on: Option<Arc<str>>,
+}
+
+impl Part {
+    /// A part on condition of its own subject, or without any.
+    pub(crate) fn new(subject: String, headers: HeaderMap, payload: Bytes, expected: Option<Revision>) -> Self {
+        Self { subject, headers, payload, expected, expected_on: None }
+    }
 }
 
 /// What shows whether a batch was stored whose confirmation got lost: the message that took the place of one of its parts.
@@ -68,7 +81,10 @@ impl<'a> Witness<'a> {
         }
         let conditional = parts.iter().enumerate().rev().find_map(|(index, part)| Some((index, part, part.expected?)));
         if let Some((index, part, expected)) = conditional {
-            return Some(Self { index, expected, lookup: Lookup::NextOn(&part.subject, next(expected)) });
+            // What is conditional on another subject says nothing about its own before.
+            let lookup =
+                if part.expected_on.is_none() { Lookup::NextOn(&part.subject, next(expected)) } else { Lookup::Last(&part.subject) };
+            return Some(Self { index, expected, lookup });
         }
         let (index, last) = parts.iter().enumerate().next_back()?;
         Some(Self { index, expected: Revision(0), lookup: Lookup::Last(&last.subject) })
@@ -125,12 +141,17 @@ pub(crate) async fn commit(connection: &Connection, stream: &str, parts: &[Part]
 }
 
 /// Message ids that stay the same over all attempts.
-#[derive(Debug)]
-struct Ids(Ulid);
+#[derive(Debug, Clone)]
+pub(crate) struct Ids(String);
 
 impl Ids {
     fn new() -> Self {
-        Self(Ulid::new())
+        Self(Ulid::new().to_string())
+    }
+
+    /// Ids that begin with `prefix`, the same for whoever repeats the batch.
+    pub(crate) fn named(prefix: String) -> Self {
+        Self(prefix)
     }
 
     fn of(&self, index: usize) -> String {
@@ -139,7 +160,7 @@ impl Ids {
 }
 
 /// One attempt. The first part is a request of its own, so that a refusal comes before the rest is sent.
-async fn publish(connection: &Connection, parts: &[Part], at: Option<Revision>, ids: &Ids) -> Result<u64, ApiError> {
+pub(crate) async fn publish(connection: &Connection, parts: &[Part], at: Option<Revision>, ids: &Ids) -> Result<u64, ApiError> {
     // A new batch id for each attempt: the server may still hold parts of the last one.
     let batch = Ulid::new().to_string();
     let last = parts.len().saturating_sub(1);
@@ -153,6 +174,9 @@ async fn publish(connection: &Connection, parts: &[Part], at: Option<Revision>, 
         }
         if let Some(revision) = part.expected {
             headers.insert(NATS_EXPECTED_LAST_SUBJECT_SEQUENCE, revision.to_string());
+            if let Some(subject) = &part.expected_on {
+                headers.insert(EXPECTED_ON_SUBJECT, subject.as_ref());
+            }
         }
         if index == last {
             headers.insert(NATS_BATCH_COMMIT, NATS_BATCH_COMMIT_FINAL);

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use async_nats::HeaderMap;
 use async_nats::header::{NATS_EXPECTED_LAST_SUBJECT_SEQUENCE, NATS_MARKER_REASON};
 use async_nats::jetstream::message::StreamMessage;
+use async_nats::jetstream::stream::Config;
 use bytes::Bytes;
 use futures::StreamExt as _;
 use lattice_core::id::{BucketName, Revision};
@@ -57,18 +58,25 @@ impl Lattice {
 /// # Errors
 /// As there.
 pub async fn ensure(connection: &Connection, name: &BucketName, region: Option<&str>) -> Result<(), StoreError> {
+    safety::ensure(connection, &config(name, region)).await.map(drop)
+}
+
+/// The stream of a user's bucket.
+pub(crate) fn config(name: &BucketName, region: Option<&str>) -> Config {
     let mut config = safety::bucket_config(name.as_str(), HISTORY, MAX_BYTES);
     config.max_messages = MAX_KEYS;
     config.metadata.extend(region.map(|region| (REGION_METADATA.to_owned(), region.to_owned())));
-    safety::ensure(connection, &config).await.map(drop)
+    config
 }
 
-/// An open bucket.
+/// An open bucket, or a stream that is read and written as if it were one.
 #[derive(Debug, Clone)]
 pub struct Bucket {
     connection: Connection,
     name: Arc<str>,
     stream: Arc<str>,
+    /// What stands before the key in a subject, the dot included.
+    prefix: Arc<str>,
 }
 
 /// A value and where it stands.
@@ -98,14 +106,20 @@ impl Bucket {
         let stream = subject::bucket_stream(name.as_str());
         let found = api::stream_info(connection, &stream).await.map_err(StoreError::nats(format!("opening bucket `{name}`")))?;
         match found {
-            Some(_) => Ok(Self { connection: connection.clone(), name: name.as_str().into(), stream: stream.into() }),
+            Some(_) => Ok(Self::named(connection, name.as_str())),
             None => Err(StoreError::Missing { what: "bucket", name: name.to_string() }),
         }
     }
 
     /// The bucket of this name, whoever owns it; nothing is sent, and whether it exists shows with the first call.
     pub fn named(connection: &Connection, name: &str) -> Self {
-        Self { connection: connection.clone(), name: name.into(), stream: subject::bucket_stream(name).into() }
+        let (stream, prefix) = (subject::bucket_stream(name), subject::bucket_key(name, ""));
+        Self { connection: connection.clone(), name: name.into(), stream: stream.into(), prefix: prefix.into() }
+    }
+
+    /// A stream that is no bucket: its subjects below `subjects` are the keys. Nothing is sent.
+    pub fn of_stream(connection: &Connection, stream: &str, subjects: &str) -> Self {
+        Self { connection: connection.clone(), name: stream.into(), stream: stream.into(), prefix: format!("{subjects}.").into() }
     }
 
     /// The value of `key`; `None` if there is none or it was deleted.
@@ -227,13 +241,11 @@ impl Bucket {
     async fn subjects(&self) -> Result<Vec<String>, StoreError> {
         let failed = |error: String| StoreError::Nats { doing: format!("listing bucket `{}`", self.name), source: ApiError::Other(error) };
         let stream = self.connection.jetstream().get_stream_no_info(&*self.stream).await.map_err(|error| failed(error.to_string()))?;
-        let mut subjects =
-            stream.info_with_subjects(subject::bucket_key(&self.name, ">")).await.map_err(|error| failed(error.to_string()))?;
-        let prefix = subject::bucket_key(&self.name, "");
+        let mut subjects = stream.info_with_subjects(format!("{}>", self.prefix)).await.map_err(|error| failed(error.to_string()))?;
         let mut keys = Vec::new();
         while let Some(found) = subjects.next().await {
             let (subject, _count) = found.map_err(|error| failed(error.to_string()))?;
-            keys.extend(subject.strip_prefix(&prefix).map(str::to_owned));
+            keys.extend(subject.strip_prefix(&*self.prefix).map(str::to_owned));
         }
         keys.sort_unstable();
         Ok(keys)
@@ -244,17 +256,16 @@ impl Bucket {
         if keys.is_empty() {
             return Ok(Vec::new());
         }
-        let filters = keys.iter().map(|key| subject::bucket_key(&self.name, key)).collect();
+        let filters = keys.iter().map(|key| format!("{}{key}", self.prefix)).collect();
         let found = scan::newest(&self.connection, &self.stream, filters, Content::HeadersOnly);
         let found = found.await.map_err(StoreError::nats(format!("listing bucket `{}`", self.name)))?;
-        let prefix = subject::bucket_key(&self.name, "");
         let alive = found.iter().filter(|(_, message)| !is_deleted(&message.headers));
-        Ok(alive.filter_map(|(subject, _)| subject.strip_prefix(&prefix).map(str::to_owned)).collect())
+        Ok(alive.filter_map(|(subject, _)| subject.strip_prefix(&*self.prefix).map(str::to_owned)).collect())
     }
 
     fn subject(&self, key: &str) -> Result<String, StoreError> {
         check_key(key)?;
-        Ok(subject::bucket_key(&self.name, key))
+        Ok(format!("{}{key}", self.prefix))
     }
 
     fn failed(&self, doing: &str, key: &str) -> impl FnOnce(ApiError) -> StoreError {
@@ -275,11 +286,11 @@ pub(crate) fn is_deleted(headers: &HeaderMap) -> bool {
     matches!(operation, Some(DELETED | PURGED)) || headers.get(NATS_MARKER_REASON).is_some()
 }
 
-fn entry(message: StreamMessage) -> Option<Entry> {
+pub(crate) fn entry(message: StreamMessage) -> Option<Entry> {
     (!is_deleted(&message.headers)).then(|| Entry { value: message.payload, revision: Revision(message.sequence) })
 }
 
-fn check_key(key: &str) -> Result<(), StoreError> {
+pub(crate) fn check_key(key: &str) -> Result<(), StoreError> {
     let reason = if key.is_empty() {
         "is empty"
     } else if key.len() > MAX_KEY_BYTES {

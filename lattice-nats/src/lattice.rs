@@ -61,13 +61,13 @@ impl Lattice {
         &self.connection
     }
 
-    /// Makes what a lattice needs: buckets of desired state and plan, the event stream, the artifact store. What is there
-    /// already is checked and left alone.
+    /// Makes what a lattice needs: buckets of desired state, verdicts and plan, the streams of events and leases, the artifact
+    /// store. What is there already is checked and left alone.
     ///
     /// # Errors
     /// [`StoreError::Weaker`] names a stream that promises less than ours.
     pub async fn ensure(&self) -> Result<(), StoreError> {
-        for config in [self.desired_config(), self.plan_config(), self.events_config()] {
+        for config in [self.desired_config(), self.verdict_config(), self.plan_config(), self.lease_config(), self.events_config()] {
             safety::ensure(&self.connection, &config).await?;
         }
         self.ensure_artifacts().await
@@ -117,18 +117,12 @@ impl Lattice {
     /// # Errors
     /// As for [`Lattice::read_desired`].
     pub async fn read_plan(&self) -> Result<PlanState, StoreError> {
-        let (mut found, _) = self.read_bucket(&subject::plan_bucket(&self.name)).await?;
+        let (found, _) = self.read_bucket(&subject::plan_bucket(&self.name)).await?;
         let mut state = PlanState::default();
-        if let Some((value, revision)) = found.remove(subject::PLAN_HEAD_KEY) {
-            state.head = Some(self.decode::<Head>(subject::PLAN_HEAD_KEY, &value)?);
-            state.head_revision = revision;
-        }
-        for (key, (value, _)) in found {
-            let assignment: Assignment = self.decode(&key, &value)?;
-            if key != subject::assignment_key(&assignment.host) {
-                return Err(self.corrupt_plan(&key, "it is for another host".to_owned()));
-            }
-            state.assignments.insert(assignment.host.clone(), assignment);
+        for (key, (value, revision)) in found {
+            let inserted = state.insert(&key, &value, revision);
+            inserted
+                .map_err(|error| StoreError::Corrupt { what: format!("plan of lattice `{}`", self.name), reason: error.to_string() })?;
         }
         Ok(state)
     }
@@ -293,7 +287,7 @@ impl Lattice {
     }
 
     /// All keys of a bucket of the control plane with value and revision, and the stream's revision before.
-    async fn read_bucket(&self, bucket: &str) -> Result<(BTreeMap<String, (Bytes, Revision)>, Revision), StoreError> {
+    pub(crate) async fn read_bucket(&self, bucket: &str) -> Result<(BTreeMap<String, (Bytes, Revision)>, Revision), StoreError> {
         let (found, revision) =
             scan::snapshot(&self.connection, &subject::bucket_stream(bucket), &subject::bucket_key(bucket, ">")).await?;
         let prefix = subject::bucket_key(bucket, "");
@@ -325,7 +319,7 @@ impl Lattice {
 
 fn part(bucket: &str, key: &str, value: Option<Vec<u8>>, expected: Option<Revision>) -> Part {
     let headers = if value.is_some() { HeaderMap::new() } else { bucket::deletion() };
-    Part { subject: subject::bucket_key(bucket, key), headers, payload: value.unwrap_or_default().into(), expected }
+    Part::new(subject::bucket_key(bucket, key), headers, value.unwrap_or_default().into(), expected)
 }
 
 /// The host that an answer is from, if it is a report.

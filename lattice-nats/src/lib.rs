@@ -15,15 +15,19 @@ pub mod bucket;
 pub mod calls;
 pub mod connect;
 pub mod error;
+pub mod events;
+pub mod fenced;
 pub mod lattice;
 pub mod server;
 pub mod streams;
 
 mod api;
 mod batch;
+mod lease;
 mod quiet;
 mod safety;
 mod scan;
+mod verdicts;
 
 pub use connect::{ConnectError, ConnectOptions, Connection, ConnectionState, connect};
 pub use error::{AskError, CommitError, StoreError};

@@ -36,6 +36,31 @@ pub(crate) fn bucket_config(bucket: &str, history: i64, max_bytes: i64) -> Confi
     }
 }
 
+/// The newest message of each subject, in memory, forgotten by itself when nobody renews it.
+pub(crate) fn register_config(name: &str, subject: String, max_subjects: i64, max_bytes: i64) -> Config {
+    Config {
+        name: name.to_owned(),
+        subjects: vec![subject],
+        // One and no more: when the newest expires, an older one must not come back to life.
+        max_messages_per_subject: 1,
+        max_messages: max_subjects,
+        max_bytes,
+        max_message_size: MAX_MESSAGE_BYTES,
+        max_consumers: -1,
+        discard: DiscardPolicy::New,
+        storage: StorageType::Memory,
+        num_replicas: 1,
+        duplicate_window: DUPLICATE_WINDOW,
+        allow_message_ttl: true,
+        allow_rollup: false,
+        deny_delete: true,
+        deny_purge: true,
+        allow_direct: true,
+        allow_atomic_publish: true,
+        ..Config::default()
+    }
+}
+
 /// A log of messages: limits retention, the oldest go first.
 pub(crate) fn log_config(name: &str, subjects: &[&str], max_age: Duration, max_bytes: i64) -> Config {
     Config {
@@ -88,12 +113,15 @@ pub(crate) fn check(found: &Config, wanted: &Config) -> Result<(), StoreError> {
         (!found.deny_delete && wanted.deny_delete).then(|| "deleting messages is allowed".to_owned()),
         (!found.allow_atomic_publish && wanted.allow_atomic_publish).then(|| "atomic batches are off".to_owned()),
         (!found.allow_direct && wanted.allow_direct).then(|| "direct reads are off".to_owned()),
-        (found.storage != wanted.storage).then(|| "it is kept in memory".to_owned()),
+        (found.storage == StorageType::Memory && wanted.storage == StorageType::File).then(|| "it is kept in memory".to_owned()),
+        (!found.allow_message_ttl && wanted.allow_message_ttl).then(|| "messages cannot expire by themselves".to_owned()),
         (found.discard != wanted.discard)
             .then(|| format!("it discards {} messages when full", if wanted.discard == DiscardPolicy::New { "old" } else { "new" })),
         (!keeps(found.max_messages_per_subject, wanted.max_messages_per_subject)).then(|| {
             format!("it keeps {} messages for each key, {} are needed", found.max_messages_per_subject, wanted.max_messages_per_subject)
         }),
+        (wanted.storage == StorageType::Memory && found.max_messages_per_subject != wanted.max_messages_per_subject)
+            .then(|| "it keeps values that are replaced".to_owned()),
         missing_subject(&found.subjects, &wanted.subjects).map(|subject| format!("it does not capture {subject}")),
         (!same_republish(found.republish.as_ref(), wanted.republish.as_ref()))
             .then(|| "it does not republish changes as needed".to_owned()),

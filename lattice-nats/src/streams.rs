@@ -208,15 +208,37 @@ impl Lattice {
 /// # Errors
 /// [`StoreError::Missing`] names the stream or the consumer.
 pub async fn find_consumer(connection: &Connection, stream: &str, name: &str) -> Result<(), StoreError> {
+    consumer_of(connection, stream, name).await.map(drop)
+}
+
+async fn consumer_of(connection: &Connection, stream: &str, name: &str) -> Result<consumer::Info, StoreError> {
     let found: Result<consumer::Info, ApiError> = api::call(connection, &format!("CONSUMER.INFO.{stream}.{name}"), &api::Nothing {}).await;
     match found {
-        Ok(_) => Ok(()),
+        Ok(info) => Ok(info),
         Err(ApiError::Refused { code: api::CONSUMER_NOT_FOUND, .. }) => {
             Err(StoreError::Missing { what: "consumer", name: name.to_owned() })
         }
         Err(ApiError::Refused { code: api::STREAM_NOT_FOUND, .. }) => Err(StoreError::Missing { what: "stream", name: stream.to_owned() }),
         Err(error) => Err(StoreError::nats(format!("reading consumer `{name}`"))(error)),
     }
+}
+
+/// Gives back what somebody who is gone holds of a durable consumer that hands out one message at a time, so that it need not
+/// be waited for. Whether anything was held.
+///
+/// # Errors
+/// [`StoreError::Missing`] names the stream or the consumer.
+pub async fn give_back(connection: &Connection, stream: &str, name: &str) -> Result<bool, StoreError> {
+    let info = consumer_of(connection, stream, name).await?;
+    if info.num_ack_pending == 0 {
+        return Ok(false);
+    }
+    let delivered = &info.delivered;
+    // As the server wrote it on the message: deliveries, positions in stream and consumer, time, what was left.
+    let receipt = format!("$JS.ACK.{stream}.{name}.1.{}.{}.0.0", delivered.stream_sequence, delivered.consumer_sequence);
+    let sent = connection.client().publish(receipt, "-NAK".into()).await;
+    sent.map_err(|error| StoreError::nats(format!("giving back what consumer `{name}` handed out"))(ApiError::Other(error.to_string())))?;
+    Ok(true)
 }
 
 fn durable(info: consumer::Info) -> DurableConsumer {

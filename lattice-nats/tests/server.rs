@@ -12,12 +12,16 @@ use bytes::Bytes;
 use futures::StreamExt as _;
 use lattice_core::desired::Change;
 use lattice_core::error::{ErrorCode, Problem};
-use lattice_core::id::{BucketName, Revision};
+use lattice_core::fence::{Answer, Part, Publication};
+use lattice_core::id::{ActorId, BucketName, Generation, Incarnation, Region, Revision};
+use lattice_core::ownership::SlotId;
 use lattice_core::subject::{self, SubjectPattern};
+use lattice_core::wire::ownership::{Applied, EpochRecord, LeaseRecord};
 use lattice_nats::bucket::{Bucket, KeyChange};
 use lattice_nats::error::ApiError;
+use lattice_nats::fenced::Cause;
 use lattice_nats::server::{Durability, Server, ServerConfig, ServerError};
-use lattice_nats::{AskError, CommitError, ConnectError, ConnectOptions, Connection, Lattice, StoreError, connect};
+use lattice_nats::{AskError, CommitError, ConnectError, ConnectOptions, Connection, Lattice, StoreError, connect, streams};
 use support::{DEADLINE, World, eventually, name, program};
 
 #[tokio::test]
@@ -179,6 +183,20 @@ async fn a_host_may_do_its_work() {
     let opened = Bucket::open(node.connection(), &bucket).await.unwrap();
     opened.put("k", "v".into()).await.unwrap();
     assert_eq!(opened.keys("").await.unwrap(), ["k"]);
+    operator.ensure_fenced_bucket(&bucket, None).await.unwrap();
+    let slot = SlotId { actor: ActorId::new("a").unwrap(), slot: 0 };
+    let incarnation = Incarnation::new("01").unwrap();
+    let record = EpochRecord { owner: support::host('A'), incarnation: incarnation.clone(), term: Generation(1) };
+    let fenced = node.fenced_bucket(&bucket);
+    let epoch = fenced.claim(&slot, &record, 0).await.unwrap();
+    let cause = Cause { slot: &slot, epoch, consumer: "c", applied: Applied { sequence: 1 }, id: "a-0:c:1" };
+    let result = Publication { subject: "edge.result.eu".to_owned(), headers: Vec::new(), body: b"1".to_vec() };
+    let commit = fenced.prepare(cause, vec![Part::Publish(result)]).unwrap();
+    assert_eq!(fenced.attempt(&commit).await.0, Answer::Stored);
+    let lease = LeaseRecord { host: support::host('A'), incarnation, number: 1, revoked: false };
+    node.write_lease(&Region::new("eu").unwrap(), &lease, Revision(0)).await.unwrap();
+    node.read_verdicts().await.unwrap();
+    streams::give_back(node.connection(), subject::EDGE_STREAM, "c").await.unwrap();
 
     let mut heard = operator.subscribe(subject::heartbeats(operator.name())).await.unwrap();
     node.connection().client().publish("lat.default.hb.local.me", "beat".into()).await.unwrap();
@@ -214,6 +232,9 @@ async fn a_host_may_not_change_what_others_do() {
         "$JS.API.CONSUMER.DURABLE.CREATE.edge-events.c",
         "$KV.LAT_default_DESIRED.app.a",
         "$KV.LAT_default_PLAN.head",
+        "$KV.LAT_default_VERDICT.host.x",
+        "lat.default.failover.status",
+        "lat.default.changed.verdict.host.x",
         "$O.LAT_default_ARTIFACTS.M.x",
         "lat.default.planned.me",
         "lat.default.probe",
@@ -231,14 +252,19 @@ async fn a_host_may_not_change_what_others_do() {
 }
 
 #[tokio::test]
-async fn the_host_of_the_scheduler_may_write_the_plan_and_nothing_else_of_the_operators() {
+async fn the_host_of_system_actors_may_write_plan_and_verdicts_and_nothing_else_of_the_operators() {
     let Open { operator, node, world } = Open::start().await;
     let control = Lattice::new(world.connect_as("control").await, name("default"));
     let key = KeyChange { key: "head".to_owned(), value: Some("{}".into()), expected: Some(Revision(0)) };
     let plan = |connection| Bucket::named(connection, &subject::plan_bucket(operator.name()));
     let denied = plan(node.connection()).commit(std::slice::from_ref(&key), None).await.unwrap_err();
     assert!(matches!(&denied, CommitError::Store(StoreError::Nats { source: ApiError::Denied { .. }, .. })), "{denied:?}");
-    plan(control.connection()).commit(&[key], None).await.unwrap();
+    plan(control.connection()).commit(std::slice::from_ref(&key), None).await.unwrap();
+    let verdicts = Bucket::named(control.connection(), &subject::verdict_bucket(operator.name()));
+    verdicts.commit(&[key], None).await.unwrap();
+    for subject in ["lat.default.req.X.report", "lat.default.evt.eu.X.dead"] {
+        control.connection().client().publish(subject, "{}".into()).await.unwrap();
+    }
     for subject in ["$KV.LAT_default_DESIRED.app.a", "$JS.API.STREAM.DELETE.KV_LAT_default_PLAN", "lat.default.planned.me", "cloud.cmd.X"] {
         assert_denied(control.connection(), subject).await;
     }
@@ -250,10 +276,19 @@ async fn the_host_of_the_scheduler_may_write_the_plan_and_nothing_else_of_the_op
     // Requests to the scheduler reach its host and no other; any host may measure round trips to any other.
     let verb = subject::scheduler(node.name(), "place");
     let _deaf = node.subscribe(verb.clone()).await.unwrap();
+    let failover = subject::failover_request(node.name(), subject::FailoverVerb::Status);
+    let _deaf = node.subscribe(failover.clone()).await.unwrap();
+    let nobody = operator.request(failover.clone(), Bytes::new(), DEADLINE).await.unwrap_err();
+    assert!(matches!(nobody, AskError::Nobody { .. }), "{nobody:?}");
     let nobody = operator.request(verb.clone(), Bytes::new(), DEADLINE).await.unwrap_err();
     assert!(matches!(nobody, AskError::Nobody { .. }), "{nobody:?}");
     let status = subject::scheduler(node.name(), "status");
-    for (who, asker, subject) in [(&control, &operator, verb), (&control, &node, status), (&node, &node, "lat.default.rtt.eu".to_owned())] {
+    for (who, asker, subject) in [
+        (&control, &operator, failover),
+        (&control, &operator, verb),
+        (&control, &node, status),
+        (&node, &node, "lat.default.rtt.eu".to_owned()),
+    ] {
         let mut requests = who.subscribe(subject.clone()).await.unwrap();
         let answering = async {
             let question = requests.next().await.unwrap();

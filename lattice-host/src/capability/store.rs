@@ -9,7 +9,7 @@ use bytes::Bytes;
 use lattice_core::contract::Contract;
 use lattice_core::link::StoreBucket;
 use provider_api::CallError;
-use provider_api::store::{self as api, Store, StoreError};
+use provider_api::store::{self as api, Place, Store, StoreError};
 use tokio::time::Instant;
 
 use crate::runtime::bindings::host::lattice::actor::store::{BucketInfo, Change, Entry, Error, Host, Listing};
@@ -79,25 +79,25 @@ impl Stores<'_> {
     async fn get(&self, bucket: &str, key: &str) -> Result<Option<Entry>, Error> {
         check_key(key)?;
         let (link, target, store) = self.bucket(bucket, Access::Read)?;
-        let found = self.settle(link, Access::Read, || store.get(&target.bucket, key)).await?;
+        let found = self.settle(link, Access::Read, || store.get(place(target), key)).await?;
         Ok(found.map(Entry::from))
     }
 
     async fn list(&self, bucket: &str) -> Result<Listing, Error> {
         let (link, target, store) = self.bucket(bucket, Access::Read)?;
-        checked_listing(self.settle(link, Access::Read, || store.list(&target.bucket)).await?)
+        checked_listing(self.settle(link, Access::Read, || store.list(place(target))).await?)
     }
 
     async fn commit(&self, bucket: &str, changes: Vec<Change>, at: Option<u64>) -> Result<u64, Error> {
         check_changes(&changes)?;
         let (link, target, store) = self.bucket(bucket, Access::Write)?;
         let changes: Vec<api::Change> = changes.into_iter().map(api::Change::from).collect();
-        self.settle(link, Access::Write, || store.commit(&target.bucket, changes.clone(), at)).await
+        self.settle(link, Access::Write, || store.commit(place(target), changes.clone(), at)).await
     }
 
     async fn info(&self, bucket: &str) -> Result<BucketInfo, Error> {
         let (link, target, store) = self.bucket(bucket, Access::Read)?;
-        let info = self.settle(link, Access::Read, || store.info(&target.bucket)).await?;
+        let info = self.settle(link, Access::Read, || store.info(place(target))).await?;
         Ok(BucketInfo { last_revision: info.last_revision, entries: info.entries, bytes: info.bytes })
     }
 
@@ -140,6 +140,10 @@ impl Stores<'_> {
             }
         }
     }
+}
+
+fn place(bucket: &StoreBucket) -> Place<'_> {
+    Place { name: &bucket.bucket, subjects: bucket.subjects.as_deref() }
 }
 
 fn checked_listing(listing: api::Listing) -> Result<Listing, Error> {

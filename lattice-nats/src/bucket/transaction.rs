@@ -5,7 +5,6 @@ use std::collections::BTreeMap;
 use async_nats::HeaderMap;
 use bytes::Bytes;
 use lattice_core::id::Revision;
-use lattice_core::subject;
 
 use super::{Bucket, Entry, deletion, is_deleted};
 use crate::api::{self, STREAM_NOT_FOUND};
@@ -61,14 +60,12 @@ impl Bucket {
     /// # Errors
     /// [`StoreError::Missing`], [`StoreError::Nats`].
     pub async fn snapshot(&self) -> Result<Snapshot, StoreError> {
-        let (found, revision) = scan::snapshot(&self.connection, &self.stream, &subject::bucket_key(&self.name, ">"))
-            .await
-            .map_err(|error| self.or_missing(error))?;
-        let prefix = subject::bucket_key(&self.name, "");
+        let (found, revision) =
+            scan::snapshot(&self.connection, &self.stream, &format!("{}>", self.prefix)).await.map_err(|error| self.or_missing(error))?;
         let alive = found.into_iter().filter(|(_, message)| !is_deleted(&message.headers));
         let entries = alive.filter_map(|(subject, message)| {
             let entry = Entry { value: message.payload, revision: Revision(message.sequence) };
-            Some((subject.strip_prefix(&prefix)?.to_owned(), entry))
+            Some((subject.strip_prefix(&*self.prefix)?.to_owned(), entry))
         });
         Ok(Snapshot { entries: entries.collect(), revision })
     }
@@ -126,7 +123,7 @@ impl Bucket {
     fn part(&self, change: &KeyChange) -> Result<Part, StoreError> {
         let headers = if change.value.is_some() { HeaderMap::new() } else { deletion() };
         let payload = change.value.clone().unwrap_or_default();
-        Ok(Part { subject: self.subject(&change.key)?, headers, payload, expected: change.expected })
+        Ok(Part::new(self.subject(&change.key)?, headers, payload, change.expected))
     }
 
     fn missing(&self) -> StoreError {

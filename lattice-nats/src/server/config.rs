@@ -94,7 +94,7 @@ pub(super) fn render(config: &ServerConfig, files: &Files, users: &Users) -> Res
         Durability::Fsync => "  sync_interval: always\n",
     };
     let no_auth_user = if config.bind.is_loopback() { format!("no_auth_user: {}\n", users.operator) } else { String::new() };
-    let disconnects = format!("$SYS.ACCOUNT.{LATTICE_ACCOUNT}.DISCONNECT");
+    let disconnects = subject::DISCONNECTS;
     Ok(format!(
         r#"# Written by lattice at each start.
 server_name: {name}
@@ -140,9 +140,9 @@ accounts {{
         max_memory = config.max_memory_bytes,
         operator = users.operator,
         node = users.node,
-        node_permissions = permissions(&config.users, &disconnects, Trust::Node),
+        node_permissions = permissions(&config.users, disconnects, Trust::Node),
         control = users.control,
-        control_permissions = permissions(&config.users, &disconnects, Trust::Control),
+        control_permissions = permissions(&config.users, disconnects, Trust::Control),
     ))
 }
 
@@ -151,12 +151,12 @@ accounts {{
 enum Trust {
     /// Its own work.
     Node,
-    /// The scheduler, too, which writes the plan.
+    /// The scheduler and the failover actor, too, which write the plan and the verdicts.
     Control,
 }
 
-/// What a host needs and no more: a captured node can lie about itself, but neither change what others run nor wipe a
-/// stream. (It may read and write users' buckets and `edge.>`, which its actors need.)
+/// What a host needs and no more: a captured node can lie about itself, but neither change what others run, nor who is taken
+/// for alive, nor wipe a stream. (It may read and write users' buckets and `edge.>`, which its actors need.)
 fn permissions(policy: &UserPolicy, disconnects: &str, trust: Trust) -> String {
     let lattice = &policy.lattice;
     let extra = || policy.node_subjects.iter().map(|pattern| pattern.as_str().to_owned());
@@ -177,6 +177,8 @@ fn permissions(policy: &UserPolicy, disconnects: &str, trust: Trust) -> String {
         "$JS.API.CONSUMER.DELETE.*.*",
     ]);
     publish.extend([format!("lat.{lattice}.hb.>"), format!("lat.{lattice}.evt.>"), subject::round_trips(lattice)]);
+    // Its lease; what it owns and what its owners say. Streams capture all of it and take it on their conditions only.
+    publish.extend([format!("{}.>", subject::lease_prefix(lattice)), format!("lat.{lattice}.act.>")]);
     // Whoever joins looks whether somebody will plan for it.
     publish.push(subject::scheduler_request(lattice, SchedulerVerb::Status));
     publish.extend(extra());
@@ -190,11 +192,12 @@ fn permissions(policy: &UserPolicy, disconnects: &str, trust: Trust) -> String {
     let mut not_heard = Vec::new();
     match trust {
         Trust::Node => {
-            denied.push(subject::bucket_key(&subject::plan_bucket(lattice), ">"));
-            // Nobody else shall answer for the scheduler.
-            not_heard.push(subject::scheduler(lattice, ">"));
+            denied
+                .extend([subject::plan_bucket(lattice), subject::verdict_bucket(lattice)].map(|bucket| subject::bucket_key(&bucket, ">")));
+            // Nobody else shall answer for the scheduler and for the failover actor.
+            not_heard.extend([subject::scheduler(lattice, ">"), subject::failover_requests(lattice)]);
         }
-        Trust::Control => publish.extend([subject::probe(lattice), subject::request_all(lattice, Verb::Report)]),
+        Trust::Control => publish.extend([subject::probe(lattice), subject::any_request(lattice, Verb::Report)]),
     }
     let mut subscribe = texts(["edge.>", "cloud.cmd.>", "_INBOX.>", disconnects]);
     subscribe.push(format!("lat.{lattice}.>"));

@@ -3,18 +3,27 @@
 use async_trait::async_trait;
 use bytes::Bytes;
 
-/// The buckets of a control plane, by their real names. Keys are as for [`crate::keyvalue::Bucket`]; revisions ascend over the whole bucket.
+/// A bucket, or a stream that is used as one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Place<'a> {
+    /// Real name of the bucket; of the stream if `subjects` is given.
+    pub name: &'a str,
+    /// Of a stream that is no bucket: what stands before the key in its subjects, without the dot.
+    pub subjects: Option<&'a str>,
+}
+
+/// The buckets of a control plane. Keys are as for [`crate::keyvalue::Bucket`]; revisions ascend over the whole bucket.
 #[async_trait]
 pub trait Store: Send + Sync {
     /// The newest value of `key`, never older than what was acknowledged before.
-    async fn get(&self, bucket: &str, key: &str) -> Result<Option<Entry>, StoreError>;
+    async fn get(&self, bucket: Place<'_>, key: &str) -> Result<Option<Entry>, StoreError>;
     /// All keys with their values, and the revision of the bucket before they were read.
-    async fn list(&self, bucket: &str) -> Result<Listing, StoreError>;
+    async fn list(&self, bucket: Place<'_>) -> Result<Listing, StoreError>;
     /// Stores all of `changes` or none: if each key has the revision that its change expects, and nobody has changed
     /// anything since `at`. Returns the revision of the last of them.
-    async fn commit(&self, bucket: &str, changes: Vec<Change>, at: Option<u64>) -> Result<u64, StoreError>;
+    async fn commit(&self, bucket: Place<'_>, changes: Vec<Change>, at: Option<u64>) -> Result<u64, StoreError>;
     /// How the bucket stands; cheap.
-    async fn info(&self, bucket: &str) -> Result<Info, StoreError>;
+    async fn info(&self, bucket: Place<'_>) -> Result<Info, StoreError>;
 }
 
 /// A value and where it stands.
