@@ -29,6 +29,10 @@ test: build actors programs ## Run every test
 	$(CARGO) test --locked --no-fail-fast
 	$(MAKE) --no-print-directory wit-check
 
+.PHONY: chaos
+chaos: build actors programs ## Break a lattice in all the ways of the matrix (CHAOS_FLAGS='F1 --runs 20' for some)
+	$(BIN)/lattice-chaos $(CHAOS_FLAGS)
+
 ##@ Measure
 .PHONY: bench
 bench: actors programs ## Measure everything in a release build, print one table, write target/bench.json

@@ -99,10 +99,12 @@ impl Ran {
     }
 }
 
-/// Folder of the binaries under test: two above the test's own executable.
+/// Path of a binary under test: it is one folder above a test's own executable, and beside a program's.
 pub fn bin(name: &str) -> PathBuf {
     let exe = std::env::current_exe().expect("the test has a path");
-    let path = exe.parent().and_then(Path::parent).expect("target/debug/deps").join(name);
+    let folder = exe.parent().expect("a folder");
+    let folder = if folder.ends_with("deps") { folder.parent().expect("target/debug/deps") } else { folder };
+    let path = folder.join(name);
     assert!(path.exists(), "{} is not built: `make build`", path.display());
     path
 }

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use cargo_metadata::{DependencyKind, Metadata, MetadataCommand};
 
 /// Our crates and which of ours each may use outside of its tests (DESIGN, "Dependency rule"). Crates that are not listed may use none.
-const MAY_USE: [(&str, &[&str]); 14] = [
+const MAY_USE: [(&str, &[&str]); 15] = [
     ("provider-api", &["lattice-core"]),
     ("lattice-nats", &["lattice-core"]),
     ("provider-kv-memory", &["provider-api"]),
@@ -33,13 +33,14 @@ const MAY_USE: [(&str, &[&str]); 14] = [
     ("scheduler", &["lattice-core"]),
     ("programs", &["lattice-core"]),
     ("e2e", &["lattice-core", "lattice-nats"]),
+    ("chaos", &["lattice-core", "lattice-nats", "e2e"]),
 ];
 
 /// Outside crates that only some of ours may use.
 const ONLY_IN: [(&str, &[&str]); 6] = [
     ("wasmtime", &["lattice-host", "lattice-bench"]),
-    ("clap", &["lattice-host", "lattice-ctl", "lattice-bench"]),
-    ("async-nats", &["lattice-nats", "provider-kv-nats", "provider-messaging-nats", "lattice-host", "lattice-bench", "e2e"]),
+    ("clap", &["lattice-host", "lattice-ctl", "lattice-bench", "chaos"]),
+    ("async-nats", &["lattice-nats", "provider-kv-nats", "provider-messaging-nats", "lattice-host", "lattice-bench", "e2e", "chaos"]),
     ("wit-bindgen", &["edge-processor", "scheduler", "programs"]),
     ("wasmcloud-component", &["edge-processor", "scheduler"]),
     ("hyper", &["provider-http-server", "lattice-host", "lattice-bench"]),
