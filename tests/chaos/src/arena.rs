@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use async_nats::jetstream;
 use async_nats::jetstream::stream::Info;
 use e2e::{HostProcess, World, process, program, until};
-use lattice_core::id::{HostId, HostName, LatticeName};
+use lattice_core::id::{HostName, LatticeName};
 use rustix::process::Signal;
 use tokio::runtime::Runtime;
 
@@ -174,13 +174,6 @@ impl Arena {
     /// The worker that owns most: the strict actor's, where there is one.
     pub(crate) fn busiest(&self) -> usize {
         self.owner("strict", 0)
-    }
-
-    /// Id of a worker.
-    pub(crate) fn id(&self, worker: usize) -> HostId {
-        let name = &self.workers[worker].name;
-        let found = self.observer.look(|heard| heard.hosts.values().find(|host| host.name == *name).map(|host| host.id.clone()));
-        found.expect("it has been heard")
     }
 
     /// Hosts that may be taken for dead.
@@ -449,9 +442,10 @@ fn streams(runtime: &Runtime, client: &async_nats::Client) -> Vec<Info> {
     let begun = Instant::now();
     until("the streams are listed", &mut || {
         let listed: Result<Vec<Info>, _> = runtime.block_on(async {
-            tokio::time::timeout(Duration::from_secs(5), context.streams().try_collect()).await.map_err(|error| error.to_string())?.map_err(
-                |error| error.to_string(),
-            )
+            tokio::time::timeout(Duration::from_secs(5), context.streams().try_collect())
+                .await
+                .map_err(|error| error.to_string())?
+                .map_err(|error| error.to_string())
         });
         match listed {
             Ok(all) => Some(all),

@@ -176,9 +176,8 @@ impl Shared {
         let device = format!("{token}-{}", number % DEVICES);
         let payload = format!("{} {device} {number}", stream.verb());
         while !self.given_up.load(Ordering::Acquire) {
-            let publish = jetstream::context::Publish::build()
-                .message_id(format!("{device}.{number}"))
-                .payload(payload.clone().into());
+            let publish =
+                jetstream::message::PublishMessage::build().message_id(format!("{device}.{number}")).payload(payload.clone().into());
             let confirmed = async { self.jetstream.send_publish(format!("edge.sensor.{token}"), publish).await?.await };
             if matches!(tokio::time::timeout(CONFIRMED_WITHIN, confirmed).await, Ok(Ok(_))) {
                 self.lock().entry(stream).or_default().insert((device, number));

@@ -27,7 +27,11 @@ use rows::{ROWS, Row};
 
 /// Break a lattice of real processes, in all the ways of the matrix, and check what comes out
 #[derive(Debug, Parser)]
-#[command(version, about, after_help = "Examples:\n  lattice-chaos                  # every row once\n  lattice-chaos F1 F5 --runs 20\n  lattice-chaos F23 --seconds 600 --seed 7")]
+#[command(
+    version,
+    about,
+    after_help = "Examples:\n  lattice-chaos                  # every row once\n  lattice-chaos F1 F5 --runs 20\n  lattice-chaos F23 --seconds 600 --seed 7"
+)]
 struct Arguments {
     /// Rows to run [default: all]
     #[arg(value_name = "ROW")]

@@ -183,7 +183,12 @@ async fn pump(mut from: OwnedReadHalf, to: OwnedWriteHalf, mut conditions: watch
     }
 }
 
-async fn deliver(mut to: OwnedWriteHalf, mut waiting: mpsc::Receiver<(Instant, Vec<u8>)>, mut conditions: watch::Receiver<Conditions>, way: Way) {
+async fn deliver(
+    mut to: OwnedWriteHalf,
+    mut waiting: mpsc::Receiver<(Instant, Vec<u8>)>,
+    mut conditions: watch::Receiver<Conditions>,
+    way: Way,
+) {
     let mut number = 0_u64;
     while let Some((due, mut bytes)) = waiting.recv().await {
         sleep_until(due).await;

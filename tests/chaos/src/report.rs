@@ -66,7 +66,9 @@ impl fmt::Display for Report {
         let mut table = Table::new();
         table.load_style(ASCII_MARKDOWN);
         let heads = Property::ALL.into_iter().map(|property| property.head().to_owned());
-        table.set_header(["row", "fault", "runs"].into_iter().map(str::to_owned).chain(heads).chain(["seconds".to_owned(), "remark".to_owned()]));
+        table.set_header(
+            ["row", "fault", "runs"].into_iter().map(str::to_owned).chain(heads).chain(["seconds".to_owned(), "remark".to_owned()]),
+        );
         for row in &self.rows {
             let cells = Property::ALL.into_iter().map(|property| cell(&row.runs, property));
             let seconds = row.runs.iter().map(|run| run.seconds).sum::<f64>();
@@ -79,7 +81,12 @@ impl fmt::Display for Report {
             table.add_row(first.into_iter().chain(cells).chain([format!("{seconds:.0}"), remark]));
         }
         let verdict = if self.is_good() { "nothing violated" } else { "VIOLATED" };
-        write!(f, "{table}\n\neach cell: violations of what was checked; seed {}, {} s in all: {verdict}", self.seed, self.begun.elapsed().as_secs())
+        write!(
+            f,
+            "{table}\n\neach cell: violations of what was checked; seed {}, {} s in all: {verdict}",
+            self.seed,
+            self.begun.elapsed().as_secs()
+        )
     }
 }
 

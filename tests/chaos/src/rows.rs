@@ -125,13 +125,7 @@ pub(crate) const ROWS: &[Row] = &[
         limits: SERVER_LIMITS,
         fault: servers::power_loss,
     },
-    Row {
-        name: "F9",
-        about: "cluster: one server's files damaged",
-        shape: CLUSTER,
-        limits: SERVER_LIMITS,
-        fault: servers::files_damaged,
-    },
+    Row { name: "F9", about: "cluster: one server's files damaged", shape: CLUSTER, limits: SERVER_LIMITS, fault: servers::files_damaged },
     Row {
         name: "F11",
         about: "disk of the server full, then freed",
