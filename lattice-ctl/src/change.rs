@@ -24,7 +24,6 @@ use lattice_core::error::{ErrorCode, Problem};
 use lattice_core::id::{ActorId, Generation, HostId, Incarnation, ProviderId, Revision};
 use lattice_core::inventory::Inventory;
 use lattice_core::plan::{self, Choice, Displaced, Plan, PlanState, PlannedChange, Trouble};
-use lattice_core::wire::verdict::Verdicts;
 use lattice_nats::CommitError;
 
 use crate::args;
@@ -223,10 +222,10 @@ impl Writer<'_> {
     async fn commit_plan(&self, draft: &Draft, revision: Revision) -> Outcome<Planned> {
         let lattice = &self.session.lattice;
         let (mut desired, mut revision, mut inventory) = (draft.next.clone(), revision, draft.view.inventory.clone());
-        let mut parent = draft.view.plan.clone();
+        let (mut parent, mut verdicts) = (draft.view.plan.clone(), draft.view.verdicts.clone());
         let mut lost = 0;
         loop {
-            let plan: Plan = plan::plan(&desired, revision, &inventory, &Verdicts::default(), &parent);
+            let plan: Plan = plan::plan(&desired, revision, &inventory, &verdicts, &parent);
             if plan.is_empty() {
                 return Ok(Planned { plan: parent, troubles: BTreeMap::new() });
             }
@@ -241,6 +240,7 @@ impl Writer<'_> {
                     lost += 1;
                     let view = draft.view.renewed(self.session).await?;
                     (desired, revision, inventory, parent) = (view.desired, view.revision, view.inventory, view.plan);
+                    verdicts = view.verdicts;
                 }
                 Err(error) => return Err(planner::half_done(revision, error.into()).into()),
             }
@@ -267,8 +267,8 @@ impl Draft {
     fn make(view: View, edit: &Edit<'_>) -> Result<Self, Problem> {
         let mut next = view.desired.clone();
         let edited = edit(&view, &mut next)?;
-        let mut before = plan::plan(&view.desired, view.revision, &view.inventory, &Verdicts::default(), &view.plan);
-        let plan = plan::plan(&next, view.revision, &view.inventory, &Verdicts::default(), &view.plan);
+        let mut before = plan::plan(&view.desired, view.revision, &view.inventory, &view.verdicts, &view.plan);
+        let plan = plan::plan(&next, view.revision, &view.inventory, &view.verdicts, &view.plan);
         if !edited.may_displace {
             // Those that make room for a higher priority may end without a place: the report says so.
             for Displaced { actor, .. } in &plan.displaced {
@@ -354,7 +354,7 @@ mod tests {
         let view = view(2, Desired::default());
         let mut next = view.desired.clone();
         next.start_component(actor("a"), component(&[0, 5]), Some(2), false).unwrap();
-        let plan = plan::plan(&next, Revision(2), &view.inventory, &Verdicts::default(), &view.plan);
+        let plan = plan::plan(&next, Revision(2), &view.inventory, &view.verdicts, &view.plan);
         let after = view.plan.after(&plan, Revision(2));
         let awaited = awaited(&view.inventory, view.plan.generation(), &after);
         assert_eq!(awaited, BTreeMap::from([(host(0), Awaited::Generation(Generation(2)))]));
@@ -366,7 +366,7 @@ mod tests {
         let incarnation = view.inventory.hosts[&host(1)].incarnation.clone();
         let mut next = view.desired.clone();
         next.nodes.insert(host(1), NodeSpec { stop: Some(incarnation.clone()), ..NodeSpec::default() });
-        let plan = plan::plan(&next, Revision(2), &view.inventory, &Verdicts::default(), &view.plan);
+        let plan = plan::plan(&next, Revision(2), &view.inventory, &view.verdicts, &view.plan);
         let after = view.plan.after(&plan, Revision(2));
         let awaited = awaited(&view.inventory, view.plan.generation(), &after);
         assert_eq!(awaited, BTreeMap::from([(host(1), Awaited::Gone(incarnation))]));

@@ -30,6 +30,7 @@ Examples:
   lattice-ctl start provider builtin://messaging-nats messaging
   lattice-ctl start actor file://./edge_processor.wasm edge-processor --max 4 --memory 64 --spread=region
   lattice-ctl scale edge-processor --max 12 --dry-run
+  lattice-ctl events --follow
   lattice-ctl link put edge-processor messaging wasmcloud:messaging default --subscription edge.sensor.ap-east-1
   lattice-ctl down"
 )]
@@ -43,18 +44,16 @@ pub(crate) struct Cli {
 }
 
 /// Words of the article, of wash and of later versions that are no verbs here, and what to use instead.
-const LATER: [(&str, &str); 15] = [
+const LATER: [(&str, &str); 13] = [
     ("claim", "nothing needs signing yet: start the actor as it is, `lattice-ctl start actor file://… <id>`"),
     ("claims", "nothing is signed yet; `lattice-ctl get actors` shows what runs, with its digest in `-o wide`"),
     ("policy", "links are the policy for now: `lattice-ctl link put … --permissions …`, `lattice-ctl get links`"),
     ("policies", "links are the policy for now: `lattice-ctl get links`"),
-    ("failover", "`lattice-ctl node drain <host>` moves what it can off a host; `lattice-ctl get hosts --healthy-only` lists the others"),
     ("migrate", "`lattice-ctl scale actor <id> --hosts <host>` moves an actor; its state stays in its bucket"),
     ("snapshot", "an actor's state is in its bucket: `lattice-ctl kv ls`, `lattice-ctl kv get`"),
     ("app", "give the parts one by one: `start provider`, `start actor`, `link put`, `config put`"),
     ("top", "`lattice-ctl get inventory` shows what each host runs and uses"),
     ("dash", "`lattice-ctl get inventory` shows what each host runs and uses"),
-    ("events", "`lattice-ctl sub 'lat.default.evt.>'` prints them as they happen"),
     ("update", "`lattice-ctl start actor <file> <id> --allow-update` replaces the code"),
     ("label", "labels are given when a host starts: `lattice-ctl up --label k=v`, `lattice-host --label k=v`"),
     ("spy", "`lattice-ctl sub <subject>` prints messages"),
@@ -133,7 +132,7 @@ mod tests {
     #[test]
     fn verbs_that_come_later_say_what_to_use_now() {
         for line in
-            ["lattice-ctl claim sign x.wasm --name a", "lattice-ctl get claims", "lattice-ctl policy sync", "lattice-ctl failover NEDGE01"]
+            ["lattice-ctl claim sign x.wasm --name a", "lattice-ctl get claims", "lattice-ctl policy sync", "lattice-ctl migrate a NEDGE01"]
         {
             let problem = problem(line);
             assert!(problem.message.starts_with("this version has no"), "{line}: {problem:?}");

@@ -6,6 +6,8 @@ mod config;
 mod ctx;
 mod doctor;
 mod down;
+mod events;
+mod failover;
 mod get;
 mod keys;
 mod kv;
@@ -47,6 +49,7 @@ pub(crate) enum Command {
     Schedule(schedule::Schedule),
     #[command(subcommand)]
     Node(node::Node),
+    Failover(Box<failover::Failover>),
     Wait(wait::Wait),
     #[command(subcommand)]
     Link(link::Link),
@@ -58,6 +61,7 @@ pub(crate) enum Command {
     #[command(subcommand)]
     Kv(kv::Kv),
     Logs(logs::Logs),
+    Events(events::Events),
     #[command(subcommand)]
     Stream(stream::StreamVerb),
     #[command(subcommand, alias = "key")]
@@ -83,6 +87,7 @@ impl Command {
             Self::Scale(verb) => verb.run(output).await,
             Self::Schedule(verb) => verb.run(output).await,
             Self::Node(verb) => verb.run(output).await,
+            Self::Failover(verb) => verb.run(output).await,
             Self::Wait(verb) => verb.run(output).await,
             Self::Link(verb) => verb.run(output).await,
             Self::Config(verb) => verb.run(output).await,
@@ -91,6 +96,7 @@ impl Command {
             Self::Sub(verb) => verb.run(output).await,
             Self::Kv(verb) => verb.run(output).await,
             Self::Logs(verb) => verb.run(output).await,
+            Self::Events(verb) => verb.run(output).await,
             Self::Stream(verb) => verb.run(output).await,
             Self::Keys(verb) => verb.run(output),
             Self::Ctx(verb) => verb.run(output),

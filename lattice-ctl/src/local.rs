@@ -8,7 +8,7 @@ pub(crate) mod folder;
 pub(crate) mod hosts;
 pub(crate) mod process;
 mod restart;
-pub(crate) mod scheduler;
 pub(crate) mod settings;
 pub(crate) mod state;
 pub(crate) mod supervisor;
+pub(crate) mod system;

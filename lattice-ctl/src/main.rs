@@ -21,11 +21,13 @@ mod commands;
 mod connection;
 mod context;
 mod error;
+mod failover;
 mod local;
 mod output;
 mod problems;
 mod scheduler;
 mod standing;
+mod system;
 mod view;
 
 use std::process::ExitCode;

@@ -3,51 +3,23 @@
 use std::time::Duration;
 
 use lattice_core::desired::Desired;
-use lattice_core::error::{ErrorCode, Problem};
+use lattice_core::error::Problem;
 use lattice_core::subject::{self, SchedulerVerb};
 use lattice_core::system::SystemActor;
-use lattice_core::wire::json;
-use serde::Deserialize;
 use serde::de::DeserializeOwned;
-use serde_json::Value;
 
-use crate::bus::{self, Answer};
 use crate::connection::Session;
-use crate::problems;
-
-/// How long a scheduler may take to answer a question that needs no commit: it may be at work for others.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(5);
-
-/// Why a question has no answer.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Unanswered {
-    /// Nobody listens.
-    Nobody,
-    /// Somebody may listen, but nobody answered in time.
-    Late(Duration),
-    /// The scheduler says why it cannot answer.
-    Refused(Problem),
-}
-
-impl From<Unanswered> for Problem {
-    fn from(why: Unanswered) -> Self {
-        match why {
-            Unanswered::Nobody => missing("no scheduler answers"),
-            Unanswered::Late(patience) => missing(&format!("no scheduler answers within {} s", patience.as_secs_f32())),
-            Unanswered::Refused(problem) => problem,
-        }
-    }
-}
+use crate::system;
+pub(crate) use crate::system::{PATIENCE, Unanswered};
 
 /// No scheduler that could do it.
 pub(crate) fn missing(message: &str) -> Problem {
-    Problem::new(ErrorCode::TimedOut, message)
-        .hint("`lattice-ctl get actors --all` shows how it stands; --local-plan makes a change without it")
+    system::missing(SystemActor::Scheduler, message)
 }
 
 /// Whether desired state holds a scheduler.
 pub(crate) fn is_wanted(desired: &Desired) -> bool {
-    desired.components.values().any(|spec| spec.system == Some(SystemActor::Scheduler))
+    system::is_wanted(SystemActor::Scheduler, desired)
 }
 
 /// Asks any replica.
@@ -61,60 +33,5 @@ pub(crate) async fn ask<T: DeserializeOwned>(
     patience: Duration,
 ) -> Result<T, Unanswered> {
     let subject = subject::scheduler_request(session.name(), verb);
-    let answer = bus::ask(session.connection(), &subject, &[], body.into(), patience).await.map_err(Unanswered::Refused)?;
-    match answer {
-        Answer::Message(message) => read(&message.payload),
-        Answer::Nobody => Err(Unanswered::Nobody),
-        Answer::Late => Err(Unanswered::Late(patience)),
-    }
-}
-
-/// What stands in an answer that is none.
-#[derive(Deserialize)]
-struct Failure {
-    error: Problem,
-}
-
-fn read<T: DeserializeOwned>(payload: &[u8]) -> Result<T, Unanswered> {
-    let foreign =
-        |error: &(dyn std::error::Error + 'static)| Unanswered::Refused(problems::failed("reading the scheduler's answer", error));
-    let value: Value = json::parse(payload, json::MAX_CONTROL_BYTES, json::MAX_DEPTH).map_err(|error| foreign(&error))?;
-    if value.get("error").is_some() {
-        let failure: Failure = serde_json::from_value(value).map_err(|error| foreign(&error))?;
-        return Err(Unanswered::Refused(failure.error));
-    }
-    serde_json::from_value(value).map_err(|error| foreign(&error))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use lattice_core::id::{Generation, Revision};
-    use lattice_core::wire;
-    use lattice_core::wire::schedule::PlanAnswer;
-    use std::collections::BTreeMap;
-
-    #[test]
-    fn answers_and_refusals() {
-        let answer = PlanAnswer { desired_rev: Revision(7), generation: Generation(3), troubles: BTreeMap::new() };
-        assert_eq!(read::<PlanAnswer>(&wire::encode(&answer)), Ok(answer.clone()));
-        assert_eq!(read::<PlanAnswer>(&serde_json::to_vec(&answer).unwrap()), Ok(answer), "with a version or without");
-        let problem = Problem::new(ErrorCode::Conflict, "lost too often").hint("again");
-        let refused = serde_json::json!({ "error": problem });
-        assert_eq!(read::<PlanAnswer>(&serde_json::to_vec(&refused).unwrap()), Err(Unanswered::Refused(problem)));
-        for nonsense in ["", "[]", "{}", r#"{"error":1}"#] {
-            let Err(Unanswered::Refused(problem)) = read::<PlanAnswer>(nonsense.as_bytes()) else { panic!("{nonsense}") };
-            assert_eq!(problem.message, "reading the scheduler's answer failed", "{nonsense}");
-        }
-    }
-
-    #[test]
-    fn silence_is_exit_5_and_says_what_to_do() {
-        for why in [Unanswered::Nobody, Unanswered::Late(PATIENCE)] {
-            let problem = Problem::from(why);
-            assert!(problem.message.starts_with("no scheduler answers"), "{problem:?}");
-            assert_eq!(problem.code.exit_code(), 5);
-            assert!(problem.hint.is_some_and(|hint| hint.contains("--local-plan")));
-        }
-    }
+    system::ask(session, SystemActor::Scheduler, &subject, body, patience).await
 }

@@ -84,7 +84,7 @@ impl Leftovers {
 }
 
 /// Why an actor can never leave `host`, if so.
-fn bound(host: &HostId, spec: &ComponentSpec, view: &View) -> Option<String> {
+pub(crate) fn bound(host: &HostId, spec: &ComponentSpec, view: &View) -> Option<String> {
     if spec.needs.class == Class::Autonomous {
         return Some("it is autonomous: bound to its host".to_owned());
     }

@@ -1,4 +1,4 @@
-//! What a command looks at before it decides: desired state, the plan, and the hosts that answer.
+//! What a command looks at before it decides: desired state, the plan, the verdicts, and the hosts that answer.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -10,6 +10,7 @@ use lattice_core::id::{HostId, Revision};
 use lattice_core::inventory::Inventory;
 use lattice_core::plan::PlanState;
 use lattice_core::subject::Verb;
+use lattice_core::wire::verdict::Verdicts;
 use lattice_core::wire::{self, report::HostReport};
 use lattice_nats::StoreError;
 
@@ -29,6 +30,8 @@ pub(crate) struct View {
     pub(crate) revision: Revision,
     /// What was planned.
     pub(crate) plan: PlanState,
+    /// Who is taken for alive.
+    pub(crate) verdicts: Verdicts,
     /// What is.
     pub(crate) inventory: Inventory,
 }
@@ -39,9 +42,9 @@ impl View {
     /// # Errors
     /// `lattice … does not exist`; what the store says.
     pub(crate) async fn read(session: &Session) -> Outcome<Self> {
-        let (plan, desired, revision) = stored(session).await?;
+        let Stored { plan, desired, revision, verdicts } = stored(session).await?;
         let inventory = Inventory::new(reports(session, &plan).await?, plan.assignments.values());
-        Ok(Self { desired, revision, plan, inventory })
+        Ok(Self { desired, revision, plan, verdicts, inventory })
     }
 
     /// Reads again what is stored; the hosts are taken to be as they were a moment ago.
@@ -49,9 +52,9 @@ impl View {
     /// # Errors
     /// As [`View::read`].
     pub(crate) async fn renewed(&self, session: &Session) -> Outcome<Self> {
-        let (plan, desired, revision) = stored(session).await?;
+        let Stored { plan, desired, revision, verdicts } = stored(session).await?;
         let inventory = Inventory::new(self.inventory.hosts.values().cloned(), plan.assignments.values());
-        Ok(Self { desired, revision, plan, inventory })
+        Ok(Self { desired, revision, plan, verdicts, inventory })
     }
 
     /// Whether a host was told to stop and has not come back since.
@@ -60,12 +63,24 @@ impl View {
     }
 }
 
-/// Plan and desired state, in this order, so that no plan is ever made from a desired state that is older than that of its
-/// parent.
-async fn stored(session: &Session) -> Outcome<(PlanState, Desired, Revision)> {
+/// What the buckets hold.
+struct Stored {
+    plan: PlanState,
+    desired: Desired,
+    revision: Revision,
+    verdicts: Verdicts,
+}
+
+/// The plan first, so that none is ever made from a desired state or from verdicts that are older than those of its parent.
+async fn stored(session: &Session) -> Outcome<Stored> {
     let plan = session.lattice.read_plan().await.map_err(|error| no_lattice(session, error))?;
+    let verdicts = match session.lattice.read_verdicts().await {
+        // A lattice that is older than verdicts; `up` makes what it lacks.
+        Err(StoreError::Missing { .. }) => Verdicts::default(),
+        other => other?,
+    };
     let (desired, revision) = session.lattice.read_desired().await.map_err(|error| no_lattice(session, error))?;
-    Ok((plan, desired, revision))
+    Ok(Stored { plan, desired, revision, verdicts })
 }
 
 /// Asks every host. Those that were told to stop are not waited for.
@@ -130,8 +145,9 @@ pub(crate) mod tests {
     /// A view of `hosts` hosts, NEDGE01 and so on, that carry out `desired`.
     pub(crate) fn view(hosts: u8, desired: Desired) -> View {
         let inventory = Inventory::new((0..hosts).map(report), []);
-        let first = plan::plan(&desired, Revision(1), &inventory, &lattice_core::wire::verdict::Verdicts::default(), &PlanState::default());
+        let verdicts = Verdicts::default();
+        let first = plan::plan(&desired, Revision(1), &inventory, &verdicts, &PlanState::default());
         let plan = PlanState::default().after(&first, Revision(1));
-        View { desired, revision: Revision(1), plan, inventory }
+        View { desired, revision: Revision(1), plan, verdicts, inventory }
     }
 }

@@ -9,7 +9,6 @@ use lattice_core::plan;
 use lattice_core::subject::SchedulerVerb;
 use lattice_core::wire::report::ComponentState;
 use lattice_core::wire::schedule::SchedulerStatus;
-use lattice_core::wire::verdict::Verdicts;
 use serde::Serialize;
 
 use crate::connection::{ConnectionArgs, Session};
@@ -193,7 +192,7 @@ impl Report {
             .map(|host| host.name.to_string())
             .collect();
         let generation = view.plan.generation();
-        let next = plan::plan(&view.desired, view.revision, &view.inventory, &Verdicts::default(), &view.plan);
+        let next = plan::plan(&view.desired, view.revision, &view.inventory, &view.verdicts, &view.plan);
         for (actor, trouble) in &next.troubles {
             self.problem("plan", trouble.problem(actor));
         }

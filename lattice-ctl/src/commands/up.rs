@@ -10,6 +10,7 @@ use clap::{Args, ValueEnum};
 use lattice_core::error::{ErrorCode, Problem};
 use lattice_core::id::{HostId, HostName, LatticeName, Region};
 use lattice_core::subject::SubjectPattern;
+use lattice_core::system::SystemActor;
 use lattice_nats::server::find_server;
 use rustix::process::Signal;
 use serde::Serialize;
@@ -18,18 +19,19 @@ use tokio::process::{Child, Command};
 
 use super::supervise::Started;
 use crate::args;
-use crate::connection::ConnectionArgs;
+use crate::connection::{ConnectionArgs, environment};
 use crate::error::{CommandError, Outcome};
 use crate::local::folder::Folder;
 use crate::local::hosts;
 use crate::local::process::Process;
-use crate::local::scheduler;
 use crate::local::settings::{ServerSettings, Settings, Turns};
 use crate::local::state::State;
-use crate::local::supervisor;
+use crate::local::{supervisor, system};
 use crate::output::{Document, Output, columns};
 use crate::problems;
 
+/// Names a fault that a build for tests shall have.
+const FAULT_VARIABLE: &str = "LATTICE_FAULT";
 /// Port of a server of ours that nobody chose.
 const DEFAULT_PORT: u16 = 4222;
 /// Most hosts on one machine; each reserves address space and holds a connection.
@@ -76,9 +78,13 @@ pub(crate) struct Up {
     #[arg(long, env = "LATTICE_MEMORY_CAPACITY", value_name = "MIB", value_delimiter = ',', value_parser = clap::value_parser!(u32).range(1..))]
     memory_capacity: Vec<u32>,
 
-    /// Leave out the scheduler: changes are then planned by whoever makes them
+    /// Leave out the scheduler: changes are then planned by whoever makes them, and nothing moves off a host that dies
     #[arg(long)]
     no_scheduler: bool,
+
+    /// Leave out the failover actor: nothing moves off a host that dies
+    #[arg(long)]
+    no_failover: bool,
 
     /// Beginning of the hosts' names
     #[arg(long, value_name = "TEXT", default_value = "NEDGE")]
@@ -88,7 +94,7 @@ pub(crate) struct Up {
     #[arg(long, value_name = "DIR")]
     data_dir: Option<PathBuf>,
 
-    /// Leave down what ends by itself
+    /// Leave down what ends by itself: a host that dies is not started again
     #[arg(long)]
     no_restart: bool,
 
@@ -168,6 +174,7 @@ impl Up {
 
     /// Everything that is needed, found and checked before anything is started.
     fn settings(&self, output: &Output) -> Result<Settings, Problem> {
+        check_faultless(environment(FAULT_VARIABLE).as_deref())?;
         let own = self.server.is_asked_for();
         let existing = if own && self.connection.nats_url.is_none() { None } else { self.connection.existing()? };
         if own && existing.is_some() {
@@ -202,9 +209,33 @@ impl Up {
                 cpu_capacity: self.cpu_capacity.clone(),
                 memory_capacity: self.memory_capacity.clone(),
             },
-            scheduler: if self.no_scheduler || self.hosts == 0 { None } else { Some(scheduler::find_component()?) },
+            system: self.system()?,
             restart: !self.no_restart,
         })
+    }
+
+    /// Components of lattice's own actors that are not left out. Who is alive is of use only to a scheduler.
+    fn system(&self) -> Result<BTreeMap<SystemActor, PathBuf>, Problem> {
+        let wanted = |actor: &SystemActor| match actor {
+            SystemActor::Scheduler => !self.no_scheduler,
+            SystemActor::Failover => !(self.no_scheduler || self.no_failover),
+        };
+        let actors = SystemActor::ALL.into_iter().filter(|_| self.hosts > 0).filter(wanted);
+        actors
+            .filter_map(|actor| match (actor, system::find_component(actor)) {
+                (SystemActor::Failover, Err(_)) => None,
+                (_, found) => Some(found.map(|path| (actor, path))),
+            })
+            .collect()
+    }
+}
+
+/// Refuses to run with a fault on purpose: a build for tests puts one into hosts that have this variable.
+fn check_faultless(fault: Option<&str>) -> Result<(), Problem> {
+    match fault {
+        None => Ok(()),
+        Some(fault) => Err(problems::usage(format!("{FAULT_VARIABLE}={} asks for a fault on purpose", fault.escape_debug()))
+            .hint(format!("that is for tests of single hosts: unset {FAULT_VARIABLE}"))),
     }
 }
 
@@ -316,5 +347,18 @@ impl Document for Running {
 
     fn names(&self) -> Vec<String> {
         self.hosts.iter().map(|host| format!("host/{}", host.name)).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_lattice_with_faults_on_purpose() {
+        assert_eq!(check_faultless(None), Ok(()));
+        let refused = check_faultless(Some("drop-fence")).unwrap_err();
+        assert!(refused.message.starts_with("LATTICE_FAULT=drop-fence"), "{refused:?}");
+        assert_eq!(refused.code.exit_code(), 2);
     }
 }

@@ -9,8 +9,8 @@ use lattice_core::id::HostName;
 use tokio::process::{Child, Command};
 
 use super::folder::Folder;
-use super::scheduler::CONTROL_LABEL;
 use super::settings::Settings;
+use super::system::CONTROL_LABEL;
 use crate::connection::environment;
 use crate::problems;
 
@@ -87,7 +87,7 @@ pub(crate) struct Access {
     pub(crate) creds: Option<PathBuf>,
     /// Certificates to trust.
     pub(crate) tls_ca: Option<PathBuf>,
-    /// Whether it may do what the scheduler's host has to.
+    /// Whether it may do what a host of the control plane's actors has to.
     pub(crate) control: bool,
 }
 

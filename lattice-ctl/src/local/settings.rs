@@ -6,6 +6,7 @@ use std::path::PathBuf;
 
 use lattice_core::id::{LatticeName, Region};
 use lattice_core::subject::SubjectPattern;
+use lattice_core::system::SystemActor;
 use serde::{Deserialize, Serialize};
 
 /// What to start and where. Goes from `up` to the supervisor's process as it is.
@@ -27,8 +28,8 @@ pub(crate) struct Settings {
     pub(crate) labels: BTreeMap<String, String>,
     /// What they take turns with.
     pub(crate) turns: Turns,
-    /// The scheduler's component; none leaves it out.
-    pub(crate) scheduler: Option<PathBuf>,
+    /// Components of lattice's own actors; those that are not here are left out.
+    pub(crate) system: BTreeMap<SystemActor, PathBuf>,
     /// Whether what ends by itself is started again.
     pub(crate) restart: bool,
 }

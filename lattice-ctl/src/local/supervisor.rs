@@ -5,9 +5,9 @@
 //! way: hosts first, so that they can say good-bye over the server. A host that ends with success was told to and stays
 //! down. All decisions are taken in one loop.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
-use std::path::Path;
+use std::path::PathBuf;
 use std::process::ExitStatus;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -17,6 +17,7 @@ use lattice_core::desired::Desired;
 use lattice_core::error::{ErrorCode, Problem};
 use lattice_core::id::HostName;
 use lattice_core::subject;
+use lattice_core::system::SystemActor;
 use lattice_core::timing::DRAIN_DEADLINE;
 use lattice_core::wire;
 use lattice_core::wire::report::HostReport;
@@ -31,9 +32,9 @@ use super::folder::Folder;
 use super::hosts::{self, Access};
 use super::process::Process;
 use super::restart::Restart;
-use super::scheduler;
 use super::settings::{ServerSettings, Settings};
 use super::state::{HostState, State};
+use super::system::{self, Wanted};
 use crate::change::{ChangeArgs, Edited, Intent, Writer};
 use crate::connection::{Session, Target};
 use crate::error::{CommandError, Outcome};
@@ -106,7 +107,7 @@ struct Supervisor {
     /// How host processes end, with their place in that order.
     ends: JoinSet<(usize, std::io::Result<ExitStatus>)>,
     state: State,
-    /// Whether only hosts with the label of ours may run the scheduler.
+    /// Whether only hosts with the label of ours may run lattice's own actors.
     guarded: bool,
     /// Given back when everything has ended.
     _lock: File,
@@ -203,17 +204,18 @@ impl Supervisor {
         }
     }
 
-    /// Plans for the hosts that are here now, the scheduler among what they run. Only the first plan of a lattice must
+    /// Plans for the hosts that are here now, lattice's own actors among what they run. Only the first plan of a lattice must
     /// succeed: later ones can be made by any change, and a node's credentials do not allow them.
     async fn plan(&self, session: &Session, view: &View, output: &Output) -> Outcome {
         let first = view.plan.head.is_none();
         let joined = matches!(self.settings.server, ServerSettings::Existing { .. }) && crate::scheduler::is_wanted(&view.desired);
-        if joined && scheduler::answers(session).await {
+        if joined && system::scheduler_answers(session).await {
             // It has heard the new hosts, too.
             return Ok(());
         }
-        let component = self.settings.scheduler.as_deref().filter(|_| !joined && !self.state.hosts.is_empty());
-        match self.commit_plan(session, component, output).await {
+        let none = BTreeMap::new();
+        let components = if joined || self.state.hosts.is_empty() { &none } else { &self.settings.system };
+        match self.commit_plan(session, components, output).await {
             Err(CommandError::Problem(problem)) if !first => {
                 say(output, &format!("note: the plan could not be brought up to date: {problem}"));
                 Ok(())
@@ -222,11 +224,8 @@ impl Supervisor {
         }
     }
 
-    async fn commit_plan(&self, session: &Session, component: Option<&Path>, output: &Output) -> Outcome {
-        let wanted = match component {
-            Some(path) => Some(scheduler::Wanted::prepare(session, path, self.state.hosts.len(), self.guarded).await?),
-            None => None,
-        };
+    async fn commit_plan(&self, session: &Session, components: &BTreeMap<SystemActor, PathBuf>, output: &Output) -> Outcome {
+        let wanted = Wanted::prepare_all(session, components, self.state.hosts.len(), self.guarded).await?;
         // The scheduler is not there yet.
         let how = ChangeArgs { local_plan: true, ..ChangeArgs::default() };
         let writer = Writer { session, output, how: &how, wait: None };
@@ -236,13 +235,13 @@ impl Supervisor {
             Ok(Edited { may_displace: true, ..Edited::default() })
         };
         writer.apply(intent, &edit).await?;
-        if wanted.is_some() {
-            scheduler::until_ready(session).await?;
+        for wanted in &wanted {
+            wanted.until_ready(session).await?;
         }
         Ok(())
     }
 
-    /// Whether hosts need more rights for the scheduler than others have, and ours have them: on our own server where it
+    /// Whether hosts need more rights for lattice's own actors than others have, and ours have them: on our own server where it
     /// demands credentials, and on another one where we make the lattice.
     fn needs_control(&self, view: &View) -> bool {
         let own = matches!(self.settings.server, ServerSettings::Own { .. });

@@ -8,7 +8,6 @@ use lattice_core::desired::Desired;
 use lattice_core::error::{ErrorCode, Problem};
 use lattice_core::id::{ActorId, Generation, HostId};
 use lattice_core::plan;
-use lattice_core::wire::verdict::Verdicts;
 use tokio::time::Instant;
 
 use super::NodeArgs;
@@ -112,7 +111,7 @@ struct Look {
 
 impl Look {
     fn of(hosts: &BTreeSet<HostId>, view: &View) -> Self {
-        let next = plan::plan(&view.desired, view.revision, &view.inventory, &Verdicts::default(), &view.plan);
+        let next = plan::plan(&view.desired, view.revision, &view.inventory, &view.verdicts, &view.plan);
         let applied = view.inventory.hosts.values().all(|report| standing::has_applied(report, view));
         Self {
             generation: view.plan.generation(),

@@ -7,7 +7,7 @@ use crate::connection::Session;
 use crate::error::Outcome;
 use crate::output::Output;
 
-/// Let a host take work again: ends `cordon` and `drain`
+/// Let a host take work again: ends `cordon`, `drain`, and `failover` by hand
 ///
 /// What has moved away stays where it is; only new work comes.
 #[derive(Debug, Args)]
@@ -26,6 +26,7 @@ impl Uncordon {
         let open = |node: &mut lattice_core::desired::NodeSpec| {
             node.cordoned = false;
             node.draining = false;
+            node.failed_over = None;
         };
         writer.run(self.node.intent("uncordoned"), &|view, desired| self.node.edit(view, desired, open)).await
     }
