@@ -5,6 +5,7 @@
 //!
 //! * `set`: the bucket gets `<device>.<number>` = node, for an actor of which several may run.
 //! * `append`: the value of `<device>` in the bucket gets one more ` <number>@<node>`, for one with a single owner.
+//! * `say`: nothing else, to see where it runs.
 //! * `tick`: publishes ten times within a second and touches no bucket, for one whose effects nobody can refuse.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -40,6 +41,7 @@ fn work(message: &BrokerMessage) -> Result<(), String> {
             bucket.set(device, &list).map_err(|error| error.to_string())?;
             say()
         }
+        "say" => say(),
         "tick" => {
             for _ in 0..TICKS {
                 say()?;
