@@ -30,6 +30,7 @@ use crate::args;
 use crate::connection::Session;
 use crate::error::Outcome;
 use crate::output::Output;
+use crate::ownership;
 use crate::view::View;
 use planner::{Planned, Planner};
 use provisions::Provisions;
@@ -267,6 +268,7 @@ impl Draft {
     fn make(view: View, edit: &Edit<'_>) -> Result<Self, Problem> {
         let mut next = view.desired.clone();
         let edited = edit(&view, &mut next)?;
+        ownership::check(&view.desired, &next)?;
         let mut before = plan::plan(&view.desired, view.revision, &view.inventory, &view.verdicts, &view.plan);
         let plan = plan::plan(&next, view.revision, &view.inventory, &view.verdicts, &view.plan);
         if !edited.may_displace {

@@ -24,6 +24,7 @@ mod error;
 mod failover;
 mod local;
 mod output;
+mod ownership;
 mod problems;
 mod scheduler;
 mod standing;

@@ -4,8 +4,10 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use lattice_core::desired::ComponentSpec;
 use lattice_core::id::{ActorId, HostId};
+use lattice_core::inventory::Health;
 use lattice_core::needs::Class;
 use lattice_core::wire::report::HostReport;
+use lattice_core::wire::verdict::Standing;
 
 use crate::view::View;
 
@@ -45,6 +47,54 @@ impl Ready {
 /// Whether a host has applied its part of the plan.
 pub(crate) fn has_applied(report: &HostReport, view: &View) -> bool {
     view.plan.assignments.get(&report.id).is_none_or(|part| report.applied_generation >= part.generation)
+}
+
+/// What is made of a host.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Judged {
+    /// How it stands.
+    pub(crate) standing: Standing,
+    /// Why, for people.
+    pub(crate) reason: String,
+}
+
+impl Judged {
+    /// What the operator or the failover actors make of the start of `host` that answers, or of its last one if none does;
+    /// nothing for one that nobody has judged.
+    pub(crate) fn of(host: &HostId, view: &View) -> Option<Self> {
+        let answering = view.inventory.hosts.get(host).map(|report| &report.incarnation);
+        let verdict = view.verdicts.hosts.get(host);
+        let meant = answering.or(verdict.map(|verdict| &verdict.incarnation));
+        let by_hand = view.desired.nodes.get(host).and_then(|node| node.failed_over.as_ref());
+        if by_hand.is_some_and(|start| meant.is_none_or(|meant| meant == start)) {
+            return Some(Self { standing: Standing::Dead, reason: "failed over by hand".to_owned() });
+        }
+        let verdict = verdict?;
+        if meant == Some(&verdict.incarnation) {
+            return Some(Self { standing: verdict.standing, reason: verdict.reason.clone() });
+        }
+        match verdict.standing {
+            Standing::Dead | Standing::Returned => {
+                Some(Self { standing: Standing::Returned, reason: format!("started again after: {}", verdict.reason) })
+            }
+            // What was wrong with an earlier start is over.
+            Standing::Healthy | Standing::Degraded | Standing::Suspect => None,
+        }
+    }
+
+    /// The seed's word for it.
+    fn health(&self) -> Health {
+        match self.standing {
+            Standing::Healthy => Health::Healthy,
+            Standing::Degraded | Standing::Suspect | Standing::Returned => Health::Degraded,
+            Standing::Dead => Health::Unhealthy,
+        }
+    }
+}
+
+/// Health of a host by its own report and by what is made of it, whichever is worse.
+pub(crate) fn health(report: &HostReport, view: &View) -> Health {
+    Judged::of(&report.id, view).map_or(Health::Healthy, |judged| judged.health()).max(Health::of(report))
 }
 
 /// What a host still runs that is being drained.
@@ -104,9 +154,10 @@ mod tests {
     use super::*;
     use crate::view::tests::{actor, component, host, view};
     use lattice_core::desired::{Desired, NodeSpec};
-    use lattice_core::id::{Digest, Generation};
+    use lattice_core::id::{Digest, Generation, Incarnation};
     use lattice_core::needs::Needs;
     use lattice_core::wire::report::{ComponentReport, ComponentState};
+    use lattice_core::wire::verdict::{Evidence, Verdict};
 
     fn running(instances: u32) -> ComponentReport {
         let state = if instances > 0 { ComponentState::Running } else { ComponentState::Starting };
@@ -145,6 +196,42 @@ mod tests {
         let gone = view.inventory.hosts.remove(&host(0)).unwrap();
         view.inventory.absent.insert(gone.id, Some(gone.name));
         assert!(Ready::count(&actor("a"), &view).missing.contains(&"NEDGE01: does not answer".to_owned()));
+    }
+
+    #[test]
+    fn a_verdict_is_about_one_start() {
+        let mut view = two_of_three();
+        let of = |view: &View| Judged::of(&host(0), view).map(|judged| judged.standing);
+        assert_eq!(of(&view), None);
+        let start = |text: &str| Incarnation::new(text).unwrap();
+        let verdict = Verdict {
+            host: host(0),
+            name: view.inventory.hosts[&host(0)].name.clone(),
+            region: view.inventory.hosts[&host(0)].region.clone(),
+            incarnation: start("01"),
+            standing: Standing::Suspect,
+            evidence: Evidence::Silent,
+            reason: "not heard for 3100 ms".into(),
+            lease_ended: false,
+            flaps: 0,
+            at_ms: 0,
+            by: "NEDGE02".into(),
+        };
+        view.verdicts.hosts.insert(host(0), verdict.clone());
+        assert_eq!(of(&view), Some(Standing::Suspect));
+        assert_eq!(health(&view.inventory.hosts[&host(0)], &view), Health::Degraded);
+        view.inventory.hosts.get_mut(&host(0)).unwrap().incarnation = start("02");
+        assert_eq!(of(&view), None, "the suspicion was about an earlier start");
+        view.verdicts.hosts.insert(host(0), Verdict { standing: Standing::Dead, ..verdict });
+        assert_eq!(of(&view), Some(Standing::Returned));
+        view.desired.edit_node(&host(0), |node| node.failed_over = Some(start("01")));
+        assert_eq!(of(&view), Some(Standing::Returned), "by hand, too, an earlier start was meant");
+        view.desired.edit_node(&host(0), |node| node.failed_over = Some(start("02")));
+        assert_eq!(Judged::of(&host(0), &view).unwrap().reason, "failed over by hand");
+        assert_eq!(health(&view.inventory.hosts[&host(0)], &view), Health::Unhealthy);
+        let gone = view.inventory.hosts.remove(&host(0)).unwrap();
+        view.inventory.absent.insert(gone.id, Some(gone.name));
+        assert_eq!(of(&view), Some(Standing::Dead));
     }
 
     #[test]

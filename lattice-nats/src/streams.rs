@@ -114,7 +114,7 @@ impl Lattice {
     }
 
     /// Makes a durable consumer of the public stream that starts after the newest message of now. One of that name with
-    /// the same filter is left where it is.
+    /// the same filter is left where it is, and from then on has this limit.
     ///
     /// # Errors
     /// [`StoreError::Missing`] without the stream, [`StoreError::OtherConsumer`] if the name is taken for other subjects.
@@ -127,7 +127,8 @@ impl Lattice {
     ) -> Result<(), StoreError> {
         let info = self.edge_info().await?.ok_or_else(|| StoreError::Missing { what: "stream", name: EDGE_STREAM.to_owned() })?;
         if let Some(found) = self.consumer_info(name).await? {
-            return same_filter(&found, filter);
+            same_filter(&found, filter)?;
+            return self.limit_consumer(found, i64::from(max_ack_pending)).await;
         }
         let config = consumer::Config {
             durable_name: Some(name.to_owned()),
@@ -155,6 +156,19 @@ impl Lattice {
             },
             Err(error) => Err(StoreError::nats(format!("making consumer `{name}`"))(error)),
         }
+    }
+
+    /// Gives a consumer that is there another limit of messages under way, if it has another one.
+    async fn limit_consumer(&self, found: consumer::Info, max_ack_pending: i64) -> Result<(), StoreError> {
+        if found.config.max_ack_pending == max_ack_pending {
+            return Ok(());
+        }
+        let name = found.name;
+        let config = consumer::Config { max_ack_pending, ..found.config };
+        let subject = format!("CONSUMER.CREATE.{EDGE_STREAM}.{name}.{}", config.filter_subject);
+        let body = json!({ "stream_name": EDGE_STREAM, "config": config, "action": "update" });
+        let updated: Result<consumer::Info, ApiError> = api::call(self.connection(), &subject, &body).await;
+        updated.map(drop).map_err(StoreError::nats(format!("changing consumer `{name}`")))
     }
 
     /// Removes a durable consumer of the public stream; one that does not exist is no error.
@@ -223,13 +237,18 @@ async fn consumer_of(connection: &Connection, stream: &str, name: &str) -> Resul
     }
 }
 
-/// Gives back what somebody who is gone holds of a durable consumer that hands out one message at a time, so that it need not
-/// be waited for. Whether anything was held.
+/// Takes over a durable consumer that hands out one message at a time: gives back what somebody who is gone holds of it, so
+/// that it need not be waited for. Whether anything was held.
 ///
 /// # Errors
-/// [`StoreError::Missing`] names the stream or the consumer.
-pub async fn give_back(connection: &Connection, stream: &str, name: &str) -> Result<bool, StoreError> {
+/// [`StoreError::Missing`] names the stream or the consumer, [`StoreError::Weaker`] one that hands out several messages at
+/// once, whose order would be lost.
+pub async fn take_over(connection: &Connection, stream: &str, name: &str) -> Result<bool, StoreError> {
     let info = consumer_of(connection, stream, name).await?;
+    if info.config.max_ack_pending != 1 {
+        let setting = format!("its consumer `{name}` hands out several messages at once, an owner needs one after the other");
+        return Err(StoreError::Weaker { stream: stream.to_owned(), setting });
+    }
     if info.num_ack_pending == 0 {
         return Ok(false);
     }

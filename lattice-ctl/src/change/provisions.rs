@@ -22,14 +22,34 @@ use crate::problems;
 /// Messages of one consumer that may be under way at once, over all hosts: far more than hosts pull ahead, few enough
 /// that redelivery after a crash stays short.
 const MAX_ACK_PENDING: u32 = 1024;
+/// The same for a consumer of an actor whose slots have owners: what is applied is counted by one position of the stream.
+const MAX_ACK_PENDING_OWNED: u32 = 1;
 
 /// What some links need.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 struct Needs {
-    /// Durable consumers by name, with what they take.
-    consumers: BTreeMap<String, SubjectPattern>,
-    /// Buckets by name, with the region that they are for.
-    buckets: BTreeMap<String, Option<String>>,
+    /// Durable consumers by name.
+    consumers: BTreeMap<String, ConsumerNeed>,
+    /// Buckets by name.
+    buckets: BTreeMap<String, BucketNeed>,
+}
+
+/// What a durable consumer has to be.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct ConsumerNeed {
+    /// What it takes.
+    filter: SubjectPattern,
+    /// Messages that may be under way at once.
+    max_ack_pending: u32,
+}
+
+/// What a bucket has to be.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+struct BucketNeed {
+    /// Region that it is for.
+    region: Option<String>,
+    /// Whether an actor whose slots have owners writes there.
+    fenced: bool,
 }
 
 impl Needs {
@@ -39,19 +59,24 @@ impl Needs {
         let mut needs = Self::default();
         for spec in desired.links.values().filter(|spec| !except.contains(&link_key(spec))) {
             let Ok(resolved) = plan::resolve_link(spec, desired) else { continue };
-            needs.consumers.extend(link::durables(lattice, spec, &resolved.settings));
+            let owned = desired.components.get(&spec.source).is_some_and(|actor| actor.needs.class.is_fenced());
+            let max_ack_pending = if owned { MAX_ACK_PENDING_OWNED } else { MAX_ACK_PENDING };
+            let durables = link::durables(lattice, spec, &resolved.settings);
+            needs.consumers.extend(durables.into_iter().map(|(name, filter)| (name, ConsumerNeed { filter, max_ack_pending })));
             let provider = desired.providers.get(&spec.target).map(|provider| provider.kind);
             if let (KindSettings::KeyValue(settings), Some(ProviderKind::KvNats)) = (&resolved.settings.kind, provider) {
-                needs.buckets.insert(settings.bucket.clone(), settings.region.clone());
+                let bucket = needs.buckets.entry(settings.bucket.clone()).or_default();
+                bucket.region.clone_from(&settings.region);
+                bucket.fenced |= owned;
             }
         }
         needs
     }
 
-    /// What is in `self` and not in `other`.
+    /// What is in `self` and not in `other`, or there in another way.
     fn without(mut self, other: &Self) -> Self {
-        self.consumers.retain(|name, _| !other.consumers.contains_key(name));
-        self.buckets.retain(|name, _| !other.buckets.contains_key(name));
+        self.consumers.retain(|name, need| other.consumers.get(name) != Some(need));
+        self.buckets.retain(|name, need| other.buckets.get(name) != Some(need));
         self
     }
 }
@@ -73,7 +98,8 @@ impl Provisions {
     pub(super) async fn make(session: &Session, before: &Desired, after: &Desired, renew: &BTreeSet<String>) -> Outcome<Self> {
         let nothing = BTreeSet::new();
         let needed = Needs::of(session.name(), after, &nothing);
-        let unneeded = Needs::of(session.name(), before, &nothing).without(&needed).consumers.into_keys().collect();
+        let mut unneeded: Vec<String> = Needs::of(session.name(), before, &nothing).consumers.into_keys().collect();
+        unneeded.retain(|name| !needed.consumers.contains_key(name));
         let missing = needed.without(&Needs::of(session.name(), before, renew));
         let mut provisions = Self { made: Vec::new(), unneeded };
         if let Err(error) = provisions.provide(session, &missing).await {
@@ -88,9 +114,13 @@ impl Provisions {
 
     async fn provide(&mut self, session: &Session, missing: &Needs) -> Outcome {
         let lattice = &session.lattice;
-        for (bucket, region) in &missing.buckets {
+        for (bucket, need) in &missing.buckets {
             let name = BucketName::new(bucket.as_str()).map_err(|error| problems::name(&error))?;
-            lattice.ensure_bucket(&name, region.as_deref()).await?;
+            if need.fenced {
+                lattice.ensure_fenced_bucket(&name, need.region.as_deref()).await?;
+            } else {
+                lattice.ensure_bucket(&name, need.region.as_deref()).await?;
+            }
         }
         if missing.consumers.is_empty() {
             return Ok(());
@@ -98,8 +128,8 @@ impl Provisions {
         lattice.ensure_edge_stream().await?;
         let status = lattice.edge_stream_status().await?;
         let there: BTreeSet<String> = status.into_iter().flat_map(|stream| stream.consumers).map(|consumer| consumer.name).collect();
-        for (name, filter) in &missing.consumers {
-            lattice.create_consumer(name, filter, ACK_WAIT, MAX_ACK_PENDING).await?;
+        for (name, ConsumerNeed { filter, max_ack_pending }) in &missing.consumers {
+            lattice.create_consumer(name, filter, ACK_WAIT, *max_ack_pending).await?;
             if !there.contains(name) {
                 self.made.push(name.clone());
             }
@@ -133,6 +163,7 @@ mod tests {
     use lattice_core::desired::ProviderSpec;
     use lattice_core::id::{ActorId, LinkName, ProviderId};
     use lattice_core::link::LinkSpec;
+    use lattice_core::needs::Class;
 
     fn link(contract: Contract, values: &[(&str, &str)]) -> LinkSpec {
         LinkSpec {
@@ -171,7 +202,31 @@ mod tests {
         let (both, renewed) = of("edge.sensor.a,edge.sensor.b");
         let (one, _) = of("edge.sensor.a");
         assert_eq!((both.consumers.len(), renewed.consumers.len()), (2, 0));
-        assert_eq!(both.clone().without(&one).consumers.values().map(SubjectPattern::as_str).collect::<Vec<_>>(), ["edge.sensor.b"]);
+        let missing = both.clone().without(&one);
+        assert_eq!(missing.consumers.values().map(|need| need.filter.as_str()).collect::<Vec<_>>(), ["edge.sensor.b"]);
         assert!(one.without(&both).consumers.is_empty());
+    }
+
+    #[test]
+    fn owners_need_a_fence_and_one_message_at_a_time() {
+        let of = |class: Class| {
+            let mut desired = Desired::default();
+            let spec = ProviderSpec { image: String::new(), kind: ProviderKind::KvNats, hosts: BTreeSet::new(), config: vec![] };
+            desired.start_provider(ProviderId::new("p").unwrap(), spec).unwrap();
+            let mut spec = crate::view::tests::component(&[]);
+            spec.needs.class = class;
+            desired.start_component(ActorId::new("a").unwrap(), spec, None, false).unwrap();
+            desired.put_link(link(Contract::KeyValue, &[("bucket", "b")]));
+            let messages = link(Contract::Messaging, &[("subscription", "edge.sensor.a"), ("delivery", "jetstream")]);
+            desired.put_link(LinkSpec { target: ProviderId::new("m").unwrap(), ..messages });
+            Needs::of(&lattice(), &desired, &BTreeSet::new())
+        };
+        let (shared, fenced) = (of(Class::Shared), of(Class::Fenced));
+        assert!(fenced.buckets["b"].fenced && !shared.buckets["b"].fenced);
+        let pending = |needs: &Needs| needs.consumers.values().next().map(|need| need.max_ack_pending);
+        assert_eq!((pending(&fenced), pending(&shared)), (Some(1), Some(1024)));
+        let missing = fenced.clone().without(&shared);
+        assert_eq!((missing.buckets.len(), missing.consumers.len()), (1, 1), "the class has changed");
+        assert_eq!(fenced.clone().without(&fenced), Needs::default());
     }
 }

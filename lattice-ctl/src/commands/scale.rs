@@ -13,6 +13,7 @@ use crate::change::{ChangeArgs, Edited, Intent, WaitArg, Writer};
 use crate::connection::{ConnectionArgs, Session};
 use crate::error::Outcome;
 use crate::output::Output;
+use crate::ownership;
 use crate::problems;
 use crate::view::View;
 
@@ -79,8 +80,8 @@ impl Scale {
             HostChoice::Named(hosts) => Some(hosts),
         };
         let Some(spec) = desired.components.get(id) else { return Err(problems::no_actor(id.as_str(), desired)) };
-        let max = self.max.unwrap_or(spec.max);
         let needs = self.needs.apply(&spec.needs)?;
+        let max = ownership::instances(self.max, &needs)?.unwrap_or(spec.max);
         let (before, after) = (needs::together(&spec.needs, spec.max), needs::together(&needs, max));
         desired.scale_component(id, max, hosts, Some(needs)).map_err(|error| problems::edit(&error, desired))?;
         if let Some(spec) = desired.components.get_mut(id) {

@@ -4,8 +4,9 @@ use std::time::Duration;
 
 use clap::Args;
 use lattice_core::error::{ErrorCode, Problem};
-use lattice_core::id::ActorId;
+use lattice_core::id::{ActorId, HostId};
 use lattice_core::inventory::Health;
+use lattice_core::wire::verdict::Standing;
 use serde::Serialize;
 use tokio::time::Instant;
 
@@ -14,7 +15,7 @@ use crate::connection::{ConnectionArgs, Session};
 use crate::error::Outcome;
 use crate::output::{Document, Output};
 use crate::problems;
-use crate::standing::{self, Leftovers, Ready};
+use crate::standing::{self, Judged, Leftovers, Ready};
 use crate::view::View;
 
 /// How long is waited unless `--timeout` says otherwise.
@@ -31,13 +32,14 @@ const LOOK_AGAIN: Duration = Duration::from_millis(250);
 Examples:
   lattice-ctl wait actor/edge-processor --for running=12 --timeout 30s
   lattice-ctl wait actor/edge-processor --for stopped
-  lattice-ctl wait host/NEDGE03 --for drained")]
+  lattice-ctl wait host/NEDGE03 --for drained
+  lattice-ctl wait host/NEDGE03 --for dead --timeout 30s       # it is taken for gone, so that its work moves")]
 pub(crate) struct Wait {
     /// actor/ID or host/NAME
     #[arg(value_name = "KIND/NAME", value_parser = target)]
     target: Target,
 
-    /// An actor: running=N (exactly), running (all that it should have), stopped; a host: healthy, drained, gone
+    /// An actor: running=N (exactly), running (all that it should have), stopped; a host: healthy, drained, dead, gone
     #[arg(long = "for", value_name = "CONDITION", value_parser = condition)]
     condition: Condition,
 
@@ -63,6 +65,9 @@ enum Condition {
     Stopped,
     Healthy,
     Drained,
+    /// Taken for gone.
+    Dead,
+    /// It does not answer.
     Gone,
 }
 
@@ -95,11 +100,12 @@ fn condition(text: &str) -> Result<Condition, String> {
         ("stopped", _) => Ok(Condition::Stopped),
         ("healthy", _) => Ok(Condition::Healthy),
         ("drained", _) => Ok(Condition::Drained),
+        ("dead", _) => Ok(Condition::Dead),
         ("gone", _) => Ok(Condition::Gone),
         (_, Some(("running", number))) => {
             number.parse().map(|number| Condition::Running(Some(number))).map_err(|error| format!("running={number}: {error}"))
         }
-        _ => Err("give running=N, running or stopped for an actor; healthy, drained or gone for a host".to_owned()),
+        _ => Err("give running=N, running or stopped for an actor; healthy, drained, dead or gone for a host".to_owned()),
     }
 }
 
@@ -120,6 +126,7 @@ impl std::fmt::Display for Condition {
             Self::Stopped => f.write_str("stopped"),
             Self::Healthy => f.write_str("healthy"),
             Self::Drained => f.write_str("drained"),
+            Self::Dead => f.write_str("dead"),
             Self::Gone => f.write_str("gone"),
         }
     }
@@ -153,14 +160,14 @@ impl Wait {
 fn check(target: &Target, condition: Condition) -> Result<(), Problem> {
     let fits = match condition {
         Condition::Running(_) | Condition::Stopped => matches!(target, Target::Actor(_)),
-        Condition::Healthy | Condition::Drained | Condition::Gone => matches!(target, Target::Host(_)),
+        Condition::Healthy | Condition::Drained | Condition::Dead | Condition::Gone => matches!(target, Target::Host(_)),
     };
     if fits {
         return Ok(());
     }
     let hint = match target {
         Target::Actor(_) => "an actor can be running=N, running or stopped",
-        Target::Host(_) => "a host can be healthy, drained or gone",
+        Target::Host(_) => "a host can be healthy, drained, dead or gone",
     };
     Err(problems::usage(format!("{target} can never be {condition}")).hint(hint))
 }
@@ -170,10 +177,11 @@ fn look(target: &Target, condition: Condition, view: &View) -> Result<Progress, 
         (Target::Actor(id), Condition::Running(number)) => running(id, number, view),
         (Target::Actor(id), _) => Ok(stopped(id, view)),
         // It may be on its way.
-        (Target::Host(name), Condition::Healthy) => Ok(view.inventory.find(name).map_or_else(
-            |problem| Progress::Missing(problem.message, Vec::new()),
-            |host| healthy(name, view.inventory.hosts.get(&host).map(|report| (Health::of(report), standing::has_applied(report, view)))),
-        )),
+        (Target::Host(name), Condition::Healthy) => Ok(view
+            .inventory
+            .find(name)
+            .map_or_else(|problem| Progress::Missing(problem.message, Vec::new()), |host| healthy(name, &host, view))),
+        (Target::Host(name), Condition::Dead) => Ok(dead(name, &view.inventory.find(name)?, view)),
         (Target::Host(name), Condition::Drained) => {
             let host = view.inventory.find(name)?;
             let is_told = view.desired.nodes.get(&host).is_some_and(|node| node.draining);
@@ -221,12 +229,24 @@ fn stopped(id: &ActorId, view: &View) -> Progress {
     Progress::Missing(format!("{id} is not stopped"), still)
 }
 
-fn healthy(name: &str, found: Option<(Health, bool)>) -> Progress {
-    match found {
-        Some((Health::Healthy, true)) => Progress::Done,
-        Some((Health::Healthy, false)) => Progress::Missing(format!("{name} has not applied its part of the plan yet"), Vec::new()),
-        Some((health, _)) => Progress::Missing(format!("{name} is {}", health.as_str()), Vec::new()),
-        None => Progress::Missing(format!("{name} does not answer"), Vec::new()),
+fn healthy(name: &str, host: &HostId, view: &View) -> Progress {
+    let verdict = || Judged::of(host, view).map(|judged| format!("{}: {}", judged.standing.as_str(), judged.reason));
+    let Some(report) = view.inventory.hosts.get(host) else {
+        return Progress::Missing(format!("{name} does not answer"), verdict().into_iter().collect());
+    };
+    match standing::health(report, view) {
+        Health::Healthy if standing::has_applied(report, view) => Progress::Done,
+        Health::Healthy => Progress::Missing(format!("{name} has not applied its part of the plan yet"), Vec::new()),
+        health => Progress::Missing(format!("{name} is {}", health.as_str()), verdict().into_iter().collect()),
+    }
+}
+
+fn dead(name: &str, host: &HostId, view: &View) -> Progress {
+    match Judged::of(host, view) {
+        Some(Judged { standing: Standing::Dead, .. }) => Progress::Done,
+        Some(judged) => Progress::Missing(format!("{name} is {}", judged.standing.as_str()), vec![judged.reason]),
+        None if view.inventory.hosts.contains_key(host) => Progress::Missing(format!("{name} answers"), Vec::new()),
+        None => Progress::Missing(format!("{name} does not answer, and nobody has judged it yet"), Vec::new()),
     }
 }
 
@@ -270,7 +290,7 @@ mod tests {
         for bad in ["a", "actor/", "actor/a.b", "host/", "lattice/x"] {
             assert!(target(bad).is_err(), "{bad}");
         }
-        for good in ["running=12", "running", "stopped", "healthy", "drained", "gone"] {
+        for good in ["running=12", "running", "stopped", "healthy", "drained", "dead", "gone"] {
             assert_eq!(condition(good).unwrap().to_string(), good);
         }
         for bad in ["running=", "running=x", "running=-1", "running=4294967296", "Running", ""] {
@@ -310,6 +330,12 @@ mod tests {
         assert_eq!(of("NEDGE07", Condition::Gone, &view).unwrap_err().message, "host not found: NEDGE07");
         assert!(matches!(of("NEDGE01", Condition::Gone, &view).unwrap(), Progress::Missing(..)));
         assert!(matches!(of("NEDGE02", Condition::Drained, &view).unwrap(), Progress::Missing(..)), "nobody said so");
+        assert_eq!(of("NEDGE02", Condition::Dead, &view).unwrap(), Progress::Missing("NEDGE02 answers".into(), Vec::new()));
+        let start = view.inventory.hosts[&host(1)].incarnation.clone();
+        view.desired.edit_node(&host(1), |node| node.failed_over = Some(start));
+        assert_eq!(of("NEDGE02", Condition::Dead, &view).unwrap(), Progress::Done);
+        let unhealthy = Progress::Missing("NEDGE02 is Unhealthy".into(), vec!["Dead: failed over by hand".into()]);
+        assert_eq!(of("NEDGE02", Condition::Healthy, &view).unwrap(), unhealthy);
         for n in 0..2 {
             view.desired.nodes.insert(host(n), NodeSpec { draining: true, ..NodeSpec::default() });
         }

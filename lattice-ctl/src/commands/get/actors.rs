@@ -3,10 +3,10 @@
 use std::collections::BTreeSet;
 
 use clap::Args;
-use lattice_core::id::{ActorId, Digest, HostId};
+use lattice_core::id::{ActorId, Digest, Generation, HostId};
 use lattice_core::needs::Needs;
 use lattice_core::system::SystemActor;
-use lattice_core::wire::report::{ComponentReport, ComponentState, HostReport};
+use lattice_core::wire::report::{ComponentReport, ComponentState, HostReport, SlotReport};
 use serde::Serialize;
 
 use crate::commands::needs;
@@ -21,7 +21,7 @@ use crate::view::View;
 #[command(after_help = "\
 Examples:
   lattice-ctl get actors
-  lattice-ctl get actors -o wide                  # with what they ask for and what was measured
+  lattice-ctl get actors -o wide                  # with what they ask for, who owns their slots, what was measured
   lattice-ctl get actors edge-processor -o json")]
 pub(crate) struct Actors {
     /// Only these actors
@@ -47,6 +47,9 @@ struct Actor {
     /// What one instance asks of its host.
     #[serde(skip_serializing_if = "Needs::is_default")]
     needs: Needs,
+    /// Slots that hosts own of it, by their best knowledge.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    owners: Vec<Owner>,
     /// CPU time of its code lately on all hosts, in thousandths of a core.
     cpu_used: u64,
     /// Largest memory of one instance, in MiB.
@@ -64,6 +67,18 @@ struct Instances {
     host_id: HostId,
     host_name: String,
     count: u32,
+}
+
+/// A slot and its owner.
+#[derive(Debug, Serialize)]
+struct Owner {
+    slot: u32,
+    host_id: HostId,
+    host_name: String,
+    /// Plan that gave the slot to the host.
+    term: Generation,
+    /// Position of the host's claim in the stream of the bucket.
+    epoch: u64,
 }
 
 #[derive(Debug, Serialize)]
@@ -107,12 +122,30 @@ fn actor(id: &ActorId, view: &View) -> Actor {
             .collect(),
         max: spec.map(|spec| spec.max),
         needs: spec.map(|spec| spec.needs.clone()).unwrap_or_default(),
+        owners: owners(&reports),
         cpu_used: reports.iter().fold(0, |sum, (_, report)| sum.saturating_add(u64::from(report.cpu_used))),
         memory_peak_mb: reports.iter().map(|(_, report)| report.memory_peak_mb).max().unwrap_or(0),
         system: spec.and_then(|spec| spec.system),
         image: spec.map(|spec| spec.image.clone()),
         digest: spec.map(|spec| spec.digest.clone()).or_else(|| reports.first().map(|(_, report)| report.digest.clone())),
     }
+}
+
+/// Who says that it owns which slot, by slot.
+fn owners(reports: &[(&HostReport, &ComponentReport)]) -> Vec<Owner> {
+    let of_host = |(host, report): &(&HostReport, &ComponentReport)| {
+        let owner = |(slot, owned): (&u32, &SlotReport)| Owner {
+            slot: *slot,
+            host_id: host.id.clone(),
+            host_name: host.name.to_string(),
+            term: owned.term,
+            epoch: owned.epoch,
+        };
+        report.slots.iter().map(owner).collect::<Vec<_>>()
+    };
+    let mut owners: Vec<Owner> = reports.iter().flat_map(of_host).collect();
+    owners.sort_by(|a, b| (a.slot, a.term, &a.host_name).cmp(&(b.slot, b.term, &b.host_name)));
+    owners
 }
 
 /// `running` if it runs anywhere, else how it stands on the host that knows most.
@@ -138,15 +171,21 @@ impl Document for List {
         if self.0.is_empty() {
             return String::new();
         }
-        let header = ["ID", "INSTANCES", "MAX", "HOSTS", "STATE", "NEEDS", "CPU", "MEMORY", "IMAGE", "DIGEST"];
-        let shown = if wide { header.len() } else { header.len() - 5 };
+        let header = ["ID", "INSTANCES", "MAX", "HOSTS", "STATE", "NEEDS", "OWNERS", "CPU", "MEMORY", "IMAGE", "DIGEST"];
+        let shown = if wide { header.len() } else { header.len() - 6 };
         let rows = self.0.iter().map(|actor| {
             let ready: u64 = actor.instances.iter().map(|on| u64::from(on.count)).sum();
             let hosts: Vec<String> = actor.instances.iter().map(|on| format!("{}:{}", on.host_name, on.count)).collect();
             let max = actor.max.map_or_else(|| "-".to_owned(), |max| max.to_string());
             let mut row = vec![actor.id.to_string(), ready.to_string(), max, hosts.join(","), actor.state.clone()];
             if wide {
-                row.extend([needs::describe(&actor.needs), format!("{}m", actor.cpu_used), format!("{}Mi", actor.memory_peak_mb)]);
+                let owners = actor.owners.iter().map(|owner| format!("{}:{}", owner.slot, owner.host_name)).collect::<Vec<_>>();
+                row.extend([
+                    needs::describe(&actor.needs),
+                    owners.join(","),
+                    format!("{}m", actor.cpu_used),
+                    format!("{}Mi", actor.memory_peak_mb),
+                ]);
                 row.extend([actor.image.clone().unwrap_or_default(), actor.digest.as_ref().map(ToString::to_string).unwrap_or_default()]);
             }
             row
@@ -156,5 +195,32 @@ impl Document for List {
 
     fn names(&self) -> Vec<String> {
         self.0.iter().map(|actor| format!("actor/{}", actor.id)).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::view::tests::{component, host, view};
+    use lattice_core::desired::Desired;
+    use lattice_core::needs::Class;
+
+    #[test]
+    fn owners_are_shown_by_slot() {
+        let mut desired = Desired::default();
+        let mut spec = component(&[]);
+        (spec.needs.class, spec.needs.slots) = (Class::Fenced, 2);
+        let id = crate::view::tests::actor("a");
+        desired.start_component(id.clone(), spec, Some(2), false).unwrap();
+        let mut view = view(2, desired);
+        for (n, slot) in [(0, 1), (1, 0)] {
+            let mut report = ComponentReport::new(Digest::of(b"a"), ComponentState::Running, 1);
+            report.slots.insert(slot, SlotReport { term: Generation(3), epoch: 17 });
+            view.inventory.hosts.get_mut(&host(n)).unwrap().components.insert(id.clone(), report);
+        }
+        let shown = List(all(&view)).text(true);
+        assert!(shown.contains("fenced, 2 slots  0:NEDGE02,1:NEDGE01"), "{shown}");
+        let listed = serde_json::to_value(List(all(&view))).unwrap();
+        assert_eq!((&listed[0]["owners"][1]["host_name"], &listed[0]["owners"][1]["epoch"]), (&"NEDGE01".into(), &17.into()));
     }
 }

@@ -6,14 +6,17 @@ use clap::Args;
 use lattice_core::id::{Generation, HostId, Region};
 use lattice_core::inventory::Health;
 use lattice_core::wire::report::Profile;
+use lattice_core::wire::verdict::Standing;
 use serde::Serialize;
 
 use crate::connection::{ConnectionArgs, Session};
 use crate::error::Outcome;
 use crate::output::{Document, Output, columns, pairs};
+use crate::standing::{self, Judged};
 use crate::view::View;
 
-/// List the hosts: Healthy, Degraded (it has errors or drains), Unhealthy (it does not answer)
+/// List the hosts: Healthy, Degraded (it has errors, drains, is suspect or has just returned), Unhealthy (it does not answer,
+/// or is taken for gone)
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
@@ -46,6 +49,12 @@ struct Host {
     cordoned: bool,
     /// What runs there moves away.
     draining: bool,
+    /// What the failover actors or the operator make of it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    verdict: Option<Standing>,
+    /// Why.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reason: Option<String>,
     profile: Option<Profile>,
     applied_generation: Option<Generation>,
     uptime_seconds: Option<u64>,
@@ -76,11 +85,14 @@ impl Hosts {
 
 fn all(view: &View) -> Vec<Host> {
     let wanted = |id: &HostId| view.desired.nodes.get(id).cloned().unwrap_or_default();
+    let judged = |id: &HostId| Judged::of(id, view);
     let live = view.inventory.hosts.values().map(|report| Host {
         id: report.id.clone(),
         name: report.name.to_string(),
         labels: report.labels.clone(),
-        state: Health::of(report),
+        state: standing::health(report, view),
+        verdict: judged(&report.id).map(|judged| judged.standing),
+        reason: judged(&report.id).map(|judged| judged.reason),
         stopped: false,
         cordoned: wanted(&report.id).cordoned,
         draining: wanted(&report.id).draining,
@@ -95,6 +107,8 @@ fn all(view: &View) -> Vec<Host> {
         name: view.inventory.name_of(id),
         labels: BTreeMap::new(),
         state: Health::Unhealthy,
+        verdict: judged(id).map(|judged| judged.standing),
+        reason: judged(id).map(|judged| judged.reason),
         stopped: view.was_stopped(id),
         cordoned: wanted(id).cordoned,
         draining: wanted(id).draining,
@@ -113,7 +127,9 @@ impl Host {
     fn row(&self, wide: bool) -> Vec<String> {
         let or_dash = |text: Option<String>| text.unwrap_or_else(|| "-".to_owned());
         let words = [(self.stopped, "stopped"), (self.cordoned, "cordoned"), (self.draining, "draining")];
-        let words: Vec<&str> = words.into_iter().filter_map(|(so, word)| so.then_some(word)).collect();
+        let verdict = self.verdict.filter(|standing| *standing != Standing::Healthy).map(|standing| standing.as_str().to_lowercase());
+        let words = words.into_iter().filter_map(|(so, word)| so.then(|| word.to_owned()));
+        let words: Vec<String> = words.chain(verdict).collect();
         let state =
             if words.is_empty() { self.state.as_str().to_owned() } else { format!("{} ({})", self.state.as_str(), words.join(", ")) };
         let mut row = vec![self.name.clone(), state, pairs(&self.labels)];
@@ -124,6 +140,7 @@ impl Host {
         if wide {
             let trips = self.rtt_us.iter().map(|(region, micros)| format!("{region}={}", milliseconds(*micros))).collect::<Vec<_>>();
             row.extend([or_dash((!trips.is_empty()).then(|| trips.join(","))), or_dash(self.version.clone()), self.id.to_string()]);
+            row.push(or_dash(self.reason.clone()));
         }
         row
     }
@@ -134,8 +151,8 @@ impl Document for List {
         if self.0.is_empty() {
             return String::new();
         }
-        let header = ["NAME", "STATE", "LABELS", "CPU", "MEMORY", "GENERATION", "UPTIME", "RTT", "VERSION", "ID"];
-        let shown = if wide { header.len() } else { header.len() - 3 };
+        let header = ["NAME", "STATE", "LABELS", "CPU", "MEMORY", "GENERATION", "UPTIME", "RTT", "VERSION", "ID", "VERDICT"];
+        let shown = if wide { header.len() } else { header.len() - 4 };
         columns(header.get(..shown).unwrap_or(&header), self.0.iter().map(|host| host.row(wide)))
     }
 
@@ -171,10 +188,13 @@ mod tests {
         let mut desired = Desired::default();
         desired.edit_node(&host(0), |node| node.cordoned = true);
         desired.edit_node(&host(1), |node| node.draining = true);
-        let mut view = view(3, desired);
+        let mut view = view(4, desired);
+        let start = view.inventory.hosts[&host(3)].incarnation.clone();
+        view.desired.edit_node(&host(3), |node| node.failed_over = Some(start));
         view.inventory.hosts.get_mut(&host(0)).unwrap().rtt_us.insert(Region::new("eu").unwrap(), 1250);
         let states: Vec<String> = all(&view).iter().map(|host| host.row(true)[1].clone()).collect();
-        assert_eq!(states, ["Healthy (cordoned)", "Healthy (draining)", "Healthy"]);
+        assert_eq!(states, ["Healthy (cordoned)", "Healthy (draining)", "Healthy", "Unhealthy (dead)"]);
+        assert_eq!(all(&view)[3].row(true).last().unwrap(), "failed over by hand");
         assert_eq!(all(&view)[0].row(true)[7], "eu=1.2ms");
         let listed = serde_json::to_value(List(all(&view))).unwrap();
         assert_eq!((&listed[0]["cordoned"], &listed[1]["draining"], &listed[2]["cordoned"]), (&true.into(), &true.into(), &false.into()));

@@ -2,9 +2,12 @@
 
 use clap::Args;
 use lattice_core::error::Problem;
-use lattice_core::id::ActorId;
+use lattice_core::id::{ActorId, Generation};
+use lattice_core::needs::Class;
+use lattice_core::plan::PlanState;
 use lattice_core::subject::SchedulerVerb;
 use lattice_core::wire;
+use lattice_core::wire::assignment::SlotAssignment;
 use lattice_core::wire::schedule::{ExplainRequest, Explanation, Source};
 use serde::Serialize;
 
@@ -32,15 +35,69 @@ pub(crate) struct Explain {
 }
 
 #[derive(Debug, Serialize)]
-#[serde(transparent)]
-struct Explained(Explanation);
+struct Explained {
+    #[serde(flatten)]
+    explanation: Explanation,
+    /// What the plan gives to whom, for an actor whose slots have owners.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    ownership: Option<Planned>,
+}
+
+/// Slots of an actor as the plan gives them.
+#[derive(Debug, Serialize)]
+struct Planned {
+    class: Class,
+    of: u32,
+    slots: Vec<PlannedSlot>,
+}
+
+#[derive(Debug, Serialize)]
+struct PlannedSlot {
+    slot: u32,
+    host: String,
+    /// Plan that gave it to the host.
+    term: Generation,
+    /// The host is to stop it, so that another one can get it.
+    release: bool,
+}
+
+impl Planned {
+    fn of(actor: &ActorId, plan: &PlanState) -> Option<Self> {
+        let parts = plan.assignments.values().filter_map(|part| Some((part, part.components.get(actor)?.ownership.as_ref()?)));
+        let (mut found, mut slots) = (None, Vec::new());
+        for (part, ownership) in parts {
+            found = Some((ownership.class, ownership.of));
+            let host = part.host_name.as_ref().map_or_else(|| part.host.to_string(), ToString::to_string);
+            let slot = |(slot, given): (&u32, &SlotAssignment)| PlannedSlot {
+                slot: *slot,
+                host: host.clone(),
+                term: given.term,
+                release: given.release,
+            };
+            slots.extend(ownership.slots.iter().map(slot));
+        }
+        slots.sort_by(|a, b| (a.slot, a.term).cmp(&(b.slot, b.term)));
+        found.map(|(class, of)| Self { class, of, slots })
+    }
+
+    fn lines(&self) -> Vec<String> {
+        let word = |slot: &PlannedSlot| if slot.release { ", to be released" } else { "" };
+        let slot = |slot: &PlannedSlot| format!("slot {} on {} since generation {}{}", slot.slot, slot.host, slot.term, word(slot));
+        let mut lines = vec![format!("class {}, {} slots", self.class.as_str(), self.of)];
+        lines.extend(self.slots.iter().map(slot));
+        lines
+    }
+}
 
 impl Explain {
     pub(super) async fn run(self, output: &Output) -> Outcome {
         let session = Session::open(&self.connection).await?;
         let request = wire::encode(&ExplainRequest { actor: self.id.clone() });
         match scheduler::ask(&session, SchedulerVerb::Explain, request, scheduler::PATIENCE).await {
-            Ok(explanation) => output.print(&Explained(explanation)),
+            Ok(explanation) => {
+                let ownership = Planned::of(&self.id, &session.lattice.read_plan().await?);
+                output.print(&Explained { explanation, ownership })
+            }
             Err(why) => Err(self.known(&session, why.into()).await?.into()),
         }
     }
@@ -55,7 +112,7 @@ impl Explain {
 
 impl Document for Explained {
     fn text(&self, _wide: bool) -> String {
-        let Explanation { actor, max, missing, need, strategy, hosts, history } = &self.0;
+        let Explanation { actor, max, missing, need, strategy, hosts, history } = &self.explanation;
         let from = |source: &Source| match source {
             Source::Asked => "asked",
             Source::Measured => "measured",
@@ -68,6 +125,7 @@ impl Document for Explained {
             need.memory_mb,
             strategy.as_str()
         )];
+        lines.extend(self.ownership.iter().flat_map(Planned::lines));
         let rows = hosts.iter().map(|host| {
             vec![
                 host.name.to_string(),
@@ -92,7 +150,7 @@ impl Document for Explained {
     }
 
     fn names(&self) -> Vec<String> {
-        self.0.hosts.iter().filter(|host| host.instances > 0).map(|host| format!("host/{}", host.name)).collect()
+        self.explanation.hosts.iter().filter(|host| host.instances > 0).map(|host| format!("host/{}", host.name)).collect()
     }
 }
 
@@ -100,7 +158,7 @@ impl Document for Explained {
 mod tests {
     use super::*;
     use crate::view::tests::{actor, host};
-    use lattice_core::id::{Generation, HostName, Region};
+    use lattice_core::id::{HostName, Region};
     use lattice_core::needs::Strategy;
     use lattice_core::wire::schedule::{HostOpinion, Need, PastDecision};
 
@@ -116,7 +174,7 @@ mod tests {
             score: 1205,
             rejected: rejected.map(str::to_owned),
         };
-        let explained = Explained(Explanation {
+        let explanation = Explanation {
             actor: actor("a"),
             max: 3,
             missing: 1,
@@ -124,7 +182,11 @@ mod tests {
             strategy: Strategy::Balanced,
             hosts: vec![opinion(0, 2, None), opinion(1, 0, Some("needs 256 MiB, has 96"))],
             history: vec![PastDecision { generation: Generation(7), at_ms: 0, reasons: vec!["NEDGE01: 2 instances".into()] }],
-        });
+        };
+        let slot = PlannedSlot { slot: 1, host: "NEDGE01".into(), term: Generation(6), release: true };
+        let ownership = Planned { class: Class::Strict, of: 2, slots: vec![slot] };
+        assert_eq!(ownership.lines(), ["class strict, 2 slots", "slot 1 on NEDGE01 since generation 6, to be released"]);
+        let explained = Explained { explanation, ownership: None };
         assert_eq!(
             explained.text(false),
             "a: 3 instances, 1 of them nowhere; each takes cpu 250m (asked), memory 256Mi (measured); balanced\n\

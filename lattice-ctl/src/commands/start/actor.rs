@@ -19,6 +19,7 @@ use crate::commands::needs::{self, NeedsArgs};
 use crate::connection::{ConnectionArgs, Session};
 use crate::error::Outcome;
 use crate::output::Output;
+use crate::ownership;
 use crate::problems;
 use crate::view::View;
 
@@ -39,6 +40,7 @@ Examples:
   lattice-ctl start actor file:///opt/actors/edge_processor.wasm edge-processor --host NEDGE01 --max 10
   lattice-ctl start actor ./edge_processor.wasm edge-processor --host NEDGE01,NEDGE02 --spread
   lattice-ctl start actor ./edge_processor.wasm edge-processor --max 4 --cpu 250 --memory 64 --region ap-east-1 --spread=region
+  lattice-ctl start actor ./meter.wasm meter --class fenced --slots 2       # two owners, each of its own subscription
   lattice-ctl start actor edge-processor --host NEDGE03          # one that is known already, on one more host
   lattice-ctl start actor ./edge_processor.wasm edge-processor --allow-update")]
 pub(crate) struct StartActor {
@@ -179,7 +181,8 @@ impl StartActor {
         }
         self.settings(&mut spec);
         spec.needs = self.needs.apply(&spec.needs)?;
-        desired.start_component(id.clone(), spec, self.max, self.allow_update).map_err(|error| problems::edit(&error, desired))?;
+        let max = ownership::instances(self.max, &spec.needs)?;
+        desired.start_component(id.clone(), spec, max, self.allow_update).map_err(|error| problems::edit(&error, desired))?;
         if let Some(spec) = desired.components.get_mut(id) {
             self.hold(spec, before)?;
         }
@@ -187,6 +190,7 @@ impl StartActor {
         if let Source::Stored { shape, .. } = source {
             edited.notes.extend(missing_links(id, shape, desired));
         }
+        edited.notes.extend(ownership::waits_for(id, desired));
         Ok(edited)
     }
 
