@@ -1,4 +1,6 @@
 //! What is: the hosts that answered, folded from their reports.
+//!
+//! **Invariant.** Health is ordered from good to bad: of two opinions of one host the worse counts.
 
 use std::collections::BTreeMap;
 
@@ -8,15 +10,16 @@ use crate::error::{self, Problem};
 use crate::id::{HostId, HostName};
 use crate::wire::assignment::Assignment;
 use crate::wire::report::{HostReport, HostState};
+use crate::wire::verdict::{Standing, Verdict};
 
 /// Health in the seed's three words.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum Health {
     /// It answers and takes work.
     Healthy,
-    /// It answers, with errors or while it drains.
+    /// It answers, with errors, while it drains, or not for long enough since it was taken for gone.
     Degraded,
-    /// It does not answer.
+    /// It does not answer, or not as it should.
     Unhealthy,
 }
 
@@ -30,9 +33,21 @@ impl Health {
         }
     }
 
-    /// Health of a host that gave `report`.
-    pub fn of(report: &HostReport) -> Self {
-        if report.state == HostState::Draining || report.error_count > 0 { Self::Degraded } else { Self::Healthy }
+    /// Health of a host that gave `report`, and of which the failover actors think so.
+    pub fn of(report: &HostReport, verdict: Option<&Verdict>) -> Self {
+        let judged = verdict.map_or(Self::Healthy, |verdict| {
+            let later = report.incarnation > verdict.incarnation;
+            match verdict.standing {
+                // Of a later start it is not known yet whether it stays.
+                Standing::Dead if later => Self::Degraded,
+                Standing::Suspect | Standing::Degraded if later => Self::Healthy,
+                Standing::Suspect | Standing::Dead => Self::Unhealthy,
+                Standing::Degraded | Standing::Returned => Self::Degraded,
+                Standing::Healthy => Self::Healthy,
+            }
+        });
+        let by_itself = if report.state == HostState::Draining || report.error_count > 0 { Self::Degraded } else { Self::Healthy };
+        judged.max(by_itself)
     }
 }
 
@@ -102,7 +117,8 @@ impl Inventory {
 pub(crate) mod tests {
     use super::*;
     use crate::id::{Generation, Incarnation, LatticeName, Region};
-    use crate::wire::report::Profile;
+    use crate::wire::report::{ComponentReport, ComponentState, Profile, SlotReport};
+    use crate::wire::verdict::Evidence;
 
     pub(crate) fn host_id(n: u8) -> HostId {
         HostId::new(format!("N{}", char::from(b'A' + n).to_string().repeat(55))).unwrap()
@@ -128,6 +144,56 @@ pub(crate) mod tests {
             components: BTreeMap::new(),
             providers: BTreeMap::new(),
         }
+    }
+
+    /// The host runs what it was told, and says so.
+    pub(crate) fn carry_out(host: &mut HostReport, assignment: &Assignment) {
+        host.seq += 1;
+        host.applied_generation = assignment.generation;
+        host.components = assignment
+            .components
+            .iter()
+            .map(|(id, component)| {
+                let slots = component.ownership.iter().flat_map(|ownership| &ownership.slots).filter(|(_, slot)| !slot.release);
+                let slots = slots.map(|(number, slot)| (*number, SlotReport { term: slot.term, epoch: 1 })).collect();
+                let running = ComponentReport::new(component.digest.clone(), ComponentState::Running, component.instances);
+                (id.clone(), ComponentReport { slots, ..running })
+            })
+            .collect();
+    }
+
+    pub(crate) fn verdict(n: u8, standing: Standing) -> Verdict {
+        Verdict {
+            host: host_id(n),
+            name: HostName::new(format!("NEDGE{:02}", n + 1)).unwrap(),
+            region: Region::new("local").unwrap(),
+            incarnation: Incarnation::new("01").unwrap(),
+            standing,
+            evidence: Evidence::Silent,
+            reason: "heartbeat timeout: 3000ms".into(),
+            lease_ended: false,
+            flaps: 0,
+            at_ms: 0,
+            by: "test".into(),
+        }
+    }
+
+    #[test]
+    fn health_in_the_seed_s_words() {
+        let check = |standing: Standing, same: Health, later: Health| {
+            let restarted = HostReport { incarnation: Incarnation::new("02").unwrap(), ..report(0, "NEDGE01") };
+            let verdict = verdict(0, standing);
+            assert_eq!(Health::of(&report(0, "NEDGE01"), Some(&verdict)), same, "{standing:?}");
+            assert_eq!(Health::of(&restarted, Some(&verdict)), later, "{standing:?}, a later start");
+        };
+        check(Standing::Healthy, Health::Healthy, Health::Healthy);
+        check(Standing::Degraded, Health::Degraded, Health::Healthy);
+        check(Standing::Suspect, Health::Unhealthy, Health::Healthy);
+        check(Standing::Dead, Health::Unhealthy, Health::Degraded);
+        check(Standing::Returned, Health::Degraded, Health::Degraded);
+        let failing = HostReport { error_count: 1, ..report(0, "NEDGE01") };
+        assert_eq!(Health::of(&failing, None), Health::Degraded);
+        assert_eq!(Health::of(&failing, Some(&verdict(0, Standing::Dead))), Health::Unhealthy);
     }
 
     #[test]

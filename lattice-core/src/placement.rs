@@ -58,6 +58,16 @@ pub enum Closed {
     Stopping,
     /// It does not answer.
     Silent,
+    /// It is not heard as it should be.
+    Suspect,
+    /// It is taken for gone.
+    Dead,
+    /// It was taken for gone and has not been heard for long enough since.
+    Returned,
+    /// It has too many errors of its own; what runs there moves away.
+    Degraded,
+    /// The operator takes it for gone.
+    FailedOver,
 }
 
 impl fmt::Display for Closed {
@@ -67,6 +77,11 @@ impl fmt::Display for Closed {
             Self::Draining => "it is draining",
             Self::Stopping => "it is stopping",
             Self::Silent => "it does not answer",
+            Self::Suspect => "it is Suspect: not heard as it should be",
+            Self::Dead => "it is Dead: taken for gone",
+            Self::Returned => "it is Returned: not heard for long enough since it was taken for gone",
+            Self::Degraded => "it is Degraded: too many errors of its own",
+            Self::FailedOver => "it was failed over by the operator",
         })
     }
 }

@@ -6,21 +6,29 @@
 //!
 //! **Invariants.** The same input gives the same bytes. A plan is immutable; it has a generation and a parent, and its
 //! head may only be written over the parent's. A host whose work did not change keeps its assignment and is not told.
-//! Nothing is moved off a host only because it is silent.
+//! Nothing is moved off a host only because it is silent: only a verdict or the operator takes a host for gone. Nothing new
+//! is placed on a host that a verdict does not call healthy, and what finds no other place stays with a host that is gone. A
+//! slot has at most one owner, and the terms of its owners never fall.
 //!
 //! * `links`: links with their values merged and checked
+//! * `standing`: how each host stands, by verdicts and the operator
 //! * `world`: the hosts while a plan is made
 //! * `holding`: what one actor has, may keep and lacks
+//! * `slots`: which host owns which part of an actor
 //! * `fill`: placing what is missing
+//! * `failing`: what moves off hosts that are gone
 //! * `settings`: what the operator tells the scheduler
 //! * `diff`, `explain`: what changes, and why something is where it is
 
 mod diff;
 mod explain;
+mod failing;
 mod fill;
 mod holding;
 mod links;
 mod settings;
+mod slots;
+mod standing;
 mod world;
 
 use std::collections::BTreeMap;
@@ -40,8 +48,10 @@ use crate::wire::schedule::{Need, Source};
 use crate::wire::verdict::Verdicts;
 pub use diff::{PlannedChange, changes};
 pub use explain::{PlaceError, Site, explain};
+pub use failing::{LeftBehind, Moved, plan_without};
 use holding::Holding;
 pub use links::{LinkFault, dangling_links, resolve_link};
+pub(crate) use settings::FailoverSettings;
 pub use settings::Settings;
 use world::World;
 
@@ -127,6 +137,10 @@ pub struct Plan {
     pub choices: BTreeMap<ActorId, Vec<Choice>>,
     /// Actors that had to make room.
     pub displaced: Vec<Displaced>,
+    /// What moves off hosts that are gone.
+    pub moved: Vec<Moved>,
+    /// What does not, and why.
+    pub left_behind: Vec<LeftBehind>,
     /// Actors that are not as they should be, also those that were not before.
     pub troubles: BTreeMap<ActorId, Trouble>,
     /// Whether something waits for a host to say that it has done its part.
@@ -158,7 +172,8 @@ impl Plan {
     pub fn check_against(&self, before: &Self) -> Result<(), Problem> {
         let worse = |(actor, trouble): &(&ActorId, &Trouble)| match (before.troubles.get(*actor), trouble) {
             (None, _) => true,
-            (Some(Trouble::Missing { missing: were, .. }), Trouble::Missing { missing, .. }) => missing > were,
+            (Some(Trouble::Missing { missing: were, .. }), Trouble::Missing { missing, .. })
+            | (Some(Trouble::NoTarget { missing: were, .. }), Trouble::NoTarget { missing, .. }) => missing > were,
             (Some(known), trouble) => known != *trouble,
         };
         match self.troubles.iter().find(worse) {
@@ -219,6 +234,19 @@ pub enum Trouble {
         /// Why hosts were rejected, by name; the first [`MAX_REJECTIONS`].
         rejected: Vec<(String, Reject)>,
     },
+    /// Instances of hosts that are gone find no other place.
+    NoTarget {
+        /// Names of those hosts.
+        hosts: Vec<String>,
+        /// How many.
+        missing: u32,
+        /// What one of them needs.
+        need: Need,
+        /// Why hosts were rejected, by name; the first [`MAX_REJECTIONS`].
+        rejected: Vec<(String, Reject)>,
+    },
+    /// It fails wherever it lands, and is moved no more; the reason.
+    Quarantined(String),
 }
 
 /// How many rejected hosts a trouble names.
@@ -233,6 +261,15 @@ impl Trouble {
                 let message = format!("settings of {actor} make no sense: {}", faults.join(", "));
                 return Problem::new(ErrorCode::Usage, message).hint("strategy=balanced|pack|round-robin, leave-at-once=1…10000");
             }
+            Self::Quarantined(reason) => {
+                let message = format!("{actor} is in quarantine and moved no more: {reason}");
+                return Problem::new(ErrorCode::Failed, message).hint("any change of the actor ends it: new code, another scale");
+            }
+            Self::NoTarget { hosts, missing, need, rejected } => {
+                let (hosts, asked) = (hosts.join(", "), asked(need));
+                let message = format!("failover failed: no healthy target for {missing} of {actor}, lost with {hosts}{asked}");
+                return placeless(Problem::new(ErrorCode::NoHealthyTarget, message), actor, rejected);
+            }
             Self::Missing { missing, need, rejected } => (missing, need, rejected),
         };
         let port = |(host, reject): &(String, Reject)| {
@@ -245,14 +282,18 @@ impl Trouble {
         }
         let asked = asked(need);
         let message = format!("actor scale failed: insufficient resources: no host can take {missing} more of {actor}{asked}");
-        let mut problem = Problem::new(ErrorCode::InsufficientResources, message);
-        problem.causes = rejected.iter().map(|(host, why)| format!("{host}: {why}")).collect();
-        problem.hint(if rejected.is_empty() {
-            "no host answers: `lattice-ctl get hosts`".to_owned()
-        } else {
-            format!("ask for less, make room or start a host; `lattice-ctl schedule explain {actor}` shows each host")
-        })
+        placeless(Problem::new(ErrorCode::InsufficientResources, message), actor, rejected)
     }
+}
+
+/// With the reason of each host, and what to do.
+fn placeless(mut problem: Problem, actor: &ActorId, rejected: &[(String, Reject)]) -> Problem {
+    problem.causes = rejected.iter().map(|(host, why)| format!("{host}: {why}")).collect();
+    problem.hint(if rejected.is_empty() {
+        "no host answers: `lattice-ctl get hosts`".to_owned()
+    } else {
+        format!("ask for less, make room or start a host; `lattice-ctl schedule explain {actor}` shows each host")
+    })
 }
 
 /// ` (each needs 500 thousandths of a core, 256 MiB)`, or nothing.
@@ -264,22 +305,38 @@ fn asked(need: &Need) -> String {
     if parts.is_empty() { String::new() } else { format!(" (each needs {})", parts.join(", ")) }
 }
 
+/// What a plan is made from, besides its parent.
+#[derive(Debug, Clone, Copy)]
+struct Input<'a> {
+    desired: &'a Desired,
+    inventory: &'a Inventory,
+    verdicts: &'a Verdicts,
+    /// A host that is taken for gone, whatever is known of it.
+    assumed: Option<&'a HostId>,
+}
+
 /// Makes the plan that follows `parent`. It never fails: what cannot be done is in [`Plan::troubles`].
 pub fn plan(desired: &Desired, desired_rev: Revision, inventory: &Inventory, verdicts: &Verdicts, parent: &PlanState) -> Plan {
-    let (world, holdings) = settle(desired, inventory, parent);
+    make(Input { desired, inventory, verdicts, assumed: None }, desired_rev, parent)
+}
+
+fn make(input: Input<'_>, desired_rev: Revision, parent: &PlanState) -> Plan {
+    let (world, holdings) = settle(input, parent);
     let mut next = world.bare_assignments();
     for holding in &holdings {
         holding.write(&world, parent, &mut next);
     }
-    let mut plan = number(next, desired_rev, verdicts.revision, parent);
+    let mut plan = number(next, desired_rev, input.verdicts.revision, parent);
     for mut holding in holdings {
-        plan.handing_over |= !holding.retained.is_empty();
+        plan.handing_over |= holding.is_handing_over();
+        plan.moved.extend(holding.moves(&world));
+        plan.left_behind.extend(holding.left_behind(&world));
         plan.displaced.append(&mut holding.displaced);
         if !holding.choices.is_empty() {
             plan.choices.insert(holding.id.clone(), std::mem::take(&mut holding.choices));
         }
         let id = holding.id;
-        if let Some(trouble) = holding.trouble() {
+        if let Some(trouble) = holding.trouble(&world) {
             plan.troubles.insert(id.clone(), trouble);
         }
     }
@@ -290,8 +347,8 @@ pub fn plan(desired: &Desired, desired_rev: Revision, inventory: &Inventory, ver
 }
 
 /// Decides for every actor where it is: keeps what may stay, then places what is missing, most important actors first.
-fn settle<'a>(desired: &'a Desired, inventory: &'a Inventory, parent: &'a PlanState) -> (World<'a>, Vec<Holding<'a>>) {
-    let mut world = World::new(desired, inventory, parent);
+fn settle<'a>(input: Input<'a>, parent: &'a PlanState) -> (World<'a>, Vec<Holding<'a>>) {
+    let mut world = World::new(input, parent);
     let mut holdings = holding::all(&world);
     world.order = holdings.iter().enumerate().map(|(index, holding)| (holding.id, index)).collect();
     for holding in &holdings {
@@ -305,7 +362,7 @@ fn settle<'a>(desired: &'a Desired, inventory: &'a Inventory, parent: &'a PlanSt
         fill::fill(&mut world, &mut holdings, index);
     }
     for holding in &mut holdings {
-        holding.retain_until_replaced(&world);
+        holding.hand_over(&world);
     }
     (world, holdings)
 }
@@ -327,7 +384,9 @@ fn number(next: BTreeMap<HostId, Assignment>, desired_rev: Revision, verdict_rev
     let mut work = parent.assignments.clone();
     work.extend(changed.clone());
     let head = Head { generation, parent: parent.generation(), desired_rev, verdict_rev, digest: work_digest(&work) };
-    Plan { head, changed, more, choices: BTreeMap::new(), displaced: Vec::new(), troubles: BTreeMap::new(), handing_over: false }
+    let (choices, troubles) = (BTreeMap::new(), BTreeMap::new());
+    let (displaced, moved, left_behind) = (Vec::new(), Vec::new(), Vec::new());
+    Plan { head, changed, more, choices, displaced, moved, left_behind, troubles, handing_over: false }
 }
 
 fn work_digest(assignments: &BTreeMap<HostId, Assignment>) -> Digest {

@@ -1,13 +1,14 @@
 //! The scheduler: from heartbeats and stored state to commits of the plan.
 //!
 //! A state machine without I/O. Whoever drives it hands over what comes in ([`Scheduler::handle_heartbeat`],
-//! [`Scheduler::handle_desired_changed`]), then carries out each [`Step`] of [`Scheduler::poll_step`] and hands over what
+//! [`Scheduler::handle_desired_changed`], [`Scheduler::handle_verdict_changed`]), then carries out each [`Step`] of [`Scheduler::poll_step`] and hands over what
 //! came of it, until there is none. Every message may be such an occasion: there is no timer besides heartbeats.
 //!
 //! **Invariants.** A plan is only made from stored state that was read after the last conflict, and is committed on
 //! condition of its parent: replicas may race, one of them wins, the others read again. Hosts count as there while their
-//! last heartbeat is younger than [`FRESH_FOR_MS`]; nothing is moved because one is not. The cost of a heartbeat does not
-//! depend on the number of hosts.
+//! last heartbeat is younger than three intervals of the lattice's profile; nothing is moved because one is not. A verdict
+//! comes before everything else: it is read and planned for without reading anything else first. The cost of a heartbeat does
+//! not depend on the number of hosts.
 
 mod hosts;
 
@@ -17,11 +18,11 @@ use crate::desired::{CorruptKey, Desired};
 use crate::error::{ErrorCode, Problem};
 use crate::id::{ActorId, Generation, HostId, HostName, Region, Revision};
 use crate::inventory::Inventory;
-use crate::plan::{self, KeyChange, PlaceError, Plan, PlanState, Site};
-use crate::timing::{HEARTBEAT_INTERVAL, MISSED_HEARTBEATS, RESYNC_INTERVAL};
+use crate::plan::{self, FailoverSettings, KeyChange, PlaceError, Plan, PlanState, Site};
+use crate::timing::{MISSED_HEARTBEATS, RESYNC_INTERVAL, TimingProfile};
 use crate::wire::request::{MAX_PROBE_REGIONS, Probe};
 use crate::wire::schedule::{EdgeNode, Explanation, PastDecision, Placed, PlanAnswer, SchedulerStatus, TaskSpec};
-use crate::wire::verdict::Verdicts;
+use crate::wire::verdict::{Standing, Verdict, Verdicts};
 use hosts::Hosts;
 pub use hosts::MAX_HOSTS;
 
@@ -29,7 +30,10 @@ pub use hosts::MAX_HOSTS;
 pub type Millis = u64;
 
 /// How long a host counts as there after a heartbeat.
-pub const FRESH_FOR_MS: Millis = HEARTBEAT_INTERVAL.as_millis() as Millis * MISSED_HEARTBEATS as Millis;
+pub fn fresh_for_ms(profile: TimingProfile) -> Millis {
+    Millis::try_from(profile.heartbeat().as_millis()).unwrap_or(Millis::MAX).saturating_mul(Millis::from(MISSED_HEARTBEATS))
+}
+
 /// Between two looks whether stored state has moved on: a change that was not heard is found within this time.
 const LOOK_EVERY_MS: Millis = RESYNC_INTERVAL.as_millis() as Millis / 12;
 /// Between two requests that hosts measure their round trips.
@@ -50,8 +54,10 @@ pub enum Step {
     AskHosts,
     /// Tell all hosts to measure their round trips to these regions.
     Probe(Probe),
-    /// Read the last revisions of the buckets of desired state and plan: [`Scheduler::handle_revisions`].
+    /// Read the last revisions of the buckets of desired state, plan and verdicts: [`Scheduler::handle_revisions`].
     Look,
+    /// Read the verdicts and plan: [`Scheduler::handle_verdicts`].
+    ReadVerdicts,
     /// Read the plan, then desired state: [`Scheduler::handle_stored`].
     Read,
     /// Commit these keys of the plan as one batch: [`Scheduler::handle_committed`], [`Scheduler::handle_conflict`].
@@ -67,6 +73,8 @@ pub struct Scheduler {
     started: Millis,
     hosts: Hosts,
     stored: Option<Stored>,
+    /// None before they were read.
+    verdicts: Option<Verdicts>,
     /// Revision of the plan's bucket when it was looked at last.
     plan_seen: Revision,
     /// A plan that is on its way.
@@ -76,7 +84,10 @@ pub struct Scheduler {
     probed: Option<Millis>,
     looked: Option<Millis>,
     must_read: bool,
+    must_read_verdicts: bool,
     must_plan: bool,
+    /// What is to be planned for is a verdict.
+    urgent: bool,
     conflicts: u32,
     /// Not before then, after a failure.
     retry_at: Millis,
@@ -87,6 +98,8 @@ pub struct Scheduler {
 struct Stored {
     desired: Desired,
     revision: Revision,
+    /// How often hosts report.
+    profile: TimingProfile,
     plan: PlanState,
     /// Desired state that the plan follows.
     covered: Revision,
@@ -104,6 +117,7 @@ impl Scheduler {
             started: now,
             hosts: Hosts::default(),
             stored: None,
+            verdicts: None,
             plan_seen: Revision(0),
             pending: None,
             record: BTreeMap::new(),
@@ -111,7 +125,9 @@ impl Scheduler {
             probed: None,
             looked: None,
             must_read: true,
+            must_read_verdicts: true,
             must_plan: false,
+            urgent: false,
             conflicts: 0,
             retry_at: 0,
         }
@@ -119,7 +135,8 @@ impl Scheduler {
 
     /// A heartbeat on `subject`. What makes no sense is counted and changes nothing.
     pub fn handle_heartbeat(&mut self, subject: &str, payload: &[u8], now: Millis) {
-        let Some(news) = self.hosts.handle_heartbeat(subject, payload, now) else { return };
+        let fresh_for = self.fresh_for_ms();
+        let Some(news) = self.hosts.handle_heartbeat(subject, payload, now, fresh_for) else { return };
         let Some(stored) = &mut self.stored else { return };
         if let Some(site) = &mut stored.site
             && !site.update(&news.report)
@@ -135,16 +152,48 @@ impl Scheduler {
         self.looked = None;
     }
 
+    /// A verdict has changed, by a message that may have been overtaken by others.
+    pub fn handle_verdict_changed(&mut self) {
+        self.must_read_verdicts = true;
+    }
+
     /// Reads stored state again before anything else, as after an interruption.
     pub fn handle_reconnected(&mut self) {
-        self.must_read = true;
+        (self.must_read, self.must_read_verdicts) = (true, true);
         self.pending = None;
     }
 
-    /// The last revisions of the buckets of desired state and plan.
-    pub fn handle_revisions(&mut self, desired: Revision, plan: Revision) {
+    /// The last revisions of the buckets of desired state, plan and verdicts.
+    pub fn handle_revisions(&mut self, desired: Revision, plan: Revision, verdicts: Revision) {
         let known = self.stored.as_ref().is_some_and(|stored| stored.revision >= desired);
         self.must_read |= !known || plan != self.plan_seen;
+        self.must_read_verdicts |= self.verdicts.as_ref().is_none_or(|known| known.revision < verdicts);
+    }
+
+    /// What was read: the entries of the verdicts' bucket, with its revision.
+    ///
+    /// # Errors
+    /// The first key that makes no sense. The others count: a host that is gone must not keep its work because of it.
+    pub fn handle_verdicts<'a>(
+        &mut self,
+        entries: impl IntoIterator<Item = (&'a str, &'a [u8])>,
+        revision: Revision,
+    ) -> Result<(), CorruptKey> {
+        let (mut verdicts, mut corrupt) = (Verdicts { revision, ..Verdicts::default() }, None);
+        for (key, value) in entries {
+            if let Err(error) = verdicts.insert(key, value) {
+                corrupt.get_or_insert(error);
+            }
+        }
+        self.must_read_verdicts = false;
+        let material = self.verdicts.as_ref().is_none_or(|known| differ(known, &verdicts));
+        self.must_plan |= material;
+        self.urgent |= material;
+        self.verdicts = Some(verdicts);
+        if let Some(stored) = &mut self.stored {
+            stored.site = None;
+        }
+        corrupt.map_or(Ok(()), Err)
     }
 
     /// What was read: the entries of the plan (read first) with its bucket's revision, then those of desired state.
@@ -170,7 +219,8 @@ impl Scheduler {
         }
         let covered = state.head.as_ref().map_or(Revision(0), |head| head.desired_rev);
         let troubles = self.stored.take().map(|stored| stored.troubles).unwrap_or_default();
-        self.stored = Some(Stored { desired: wanted, revision, plan: state, covered, troubles, handing_over: false, site: None });
+        let profile = FailoverSettings::of(&wanted).profile;
+        self.stored = Some(Stored { desired: wanted, revision, profile, plan: state, covered, troubles, handing_over: false, site: None });
         self.plan_seen = plan_revision;
         (self.must_read, self.must_plan, self.pending, self.retry_at) = (false, true, None, 0);
         Ok(())
@@ -196,7 +246,7 @@ impl Scheduler {
 
     /// Somebody else was faster.
     pub fn handle_conflict(&mut self, now: Millis) {
-        self.pending = None;
+        self.urgent |= self.pending.take().is_some_and(|plan| !plan.moved.is_empty());
         self.must_read = true;
         self.conflicts += 1;
         if self.conflicts >= MAX_CONFLICTS {
@@ -211,6 +261,10 @@ impl Scheduler {
             self.asked = true;
             return Some(Step::AskHosts);
         }
+        let waits = now < self.retry_at || self.pending.is_some();
+        if !waits && let Some(step) = self.poll_urgent(now) {
+            return Some(step);
+        }
         if self.probed.is_none_or(|at| now.saturating_sub(at) >= PROBE_EVERY_MS) && !self.hosts.is_empty() {
             self.probed = Some(now);
             let regions: Vec<Region> = self.hosts.regions().take(MAX_PROBE_REGIONS).cloned().collect();
@@ -219,7 +273,7 @@ impl Scheduler {
         if !self.record.is_empty() {
             return Some(Step::Record(std::mem::take(&mut self.record)));
         }
-        if now < self.retry_at || self.pending.is_some() {
+        if waits {
             return None;
         }
         if self.must_read {
@@ -233,12 +287,29 @@ impl Scheduler {
         if self.must_plan && self.is_ready(now) { self.plan(now) } else { None }
     }
 
+    /// What is to be done about a verdict: before anything that may take time.
+    fn poll_urgent(&mut self, now: Millis) -> Option<Step> {
+        if self.must_read_verdicts {
+            return Some(Step::ReadVerdicts);
+        }
+        if !self.urgent {
+            return None;
+        }
+        if self.must_read {
+            return Some(Step::Read);
+        }
+        if !self.is_ready(now) {
+            return None;
+        }
+        self.plan(now)
+    }
+
     /// Plans; a commit if anything changes.
     fn plan(&mut self, now: Millis) -> Option<Step> {
         let inventory = self.inventory(now);
-        let stored = self.stored.as_mut()?;
-        self.must_plan = false;
-        let plan = plan::plan(&stored.desired, stored.revision, &inventory, &Verdicts::default(), &stored.plan);
+        let (Some(stored), Some(verdicts)) = (&mut self.stored, &self.verdicts) else { return None };
+        (self.must_plan, self.urgent) = (false, false);
+        let plan = plan::plan(&stored.desired, stored.revision, &inventory, verdicts, &stored.plan);
         if plan.is_empty() {
             self.conflicts = 0;
             stored.settle(&plan);
@@ -249,17 +320,25 @@ impl Scheduler {
         Some(Step::Commit(batch))
     }
 
-    /// Whether enough is known to plan: stored state, and every host of the plan was heard or had the time for it.
+    /// Whether enough is known to plan: stored state, verdicts, and every host of the plan was heard, is taken for gone, or
+    /// had the time to be heard.
     pub fn is_ready(&self, now: Millis) -> bool {
-        let Some(stored) = &self.stored else { return false };
-        let waited = now.saturating_sub(self.started) >= FRESH_FOR_MS;
-        let running = stored.plan.assignments.values().filter(|assignment| assignment.stop.is_none());
-        waited || running.into_iter().all(|assignment| self.hosts.is_fresh(&assignment.host, now))
+        let (Some(stored), Some(verdicts)) = (&self.stored, &self.verdicts) else { return false };
+        let fresh_for = fresh_for_ms(stored.profile);
+        let is_dead = |host: &HostId| verdicts.hosts.get(host).is_some_and(|verdict| verdict.standing == Standing::Dead);
+        let heard = |host: &HostId| self.hosts.is_fresh(host, now, fresh_for) || is_dead(host);
+        let mut running = stored.plan.assignments.values().filter(|assignment| assignment.stop.is_none());
+        now.saturating_sub(self.started) >= fresh_for || running.all(|assignment| heard(&assignment.host))
+    }
+
+    /// How long a host counts as there after a heartbeat, as the lattice is set.
+    pub fn fresh_for_ms(&self) -> Millis {
+        fresh_for_ms(self.stored.as_ref().map_or_else(TimingProfile::default, |stored| stored.profile))
     }
 
     fn inventory(&self, now: Millis) -> Inventory {
         let assignments = self.stored.iter().flat_map(|stored| stored.plan.assignments.values());
-        Inventory::new(self.hosts.fresh(now).cloned(), assignments)
+        Inventory::new(self.hosts.fresh(now, self.fresh_for_ms()).cloned(), assignments)
     }
 
     /// Whether the plan follows desired state at `revision` or later; the answer to a `plan` request then.
@@ -277,10 +356,10 @@ impl Scheduler {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             desired_rev: stored.map_or(Revision(0), |stored| stored.covered),
             generation: stored.map_or(Generation(0), |stored| stored.plan.generation()),
-            hosts: u32::try_from(self.hosts.fresh(now).count()).unwrap_or(u32::MAX),
+            hosts: u32::try_from(self.hosts.fresh(now, self.fresh_for_ms()).count()).unwrap_or(u32::MAX),
             ready: self.is_ready(now),
             malformed: self.hosts.malformed(),
-            cloned: self.hosts.cloned(now),
+            cloned: self.hosts.cloned(now, self.fresh_for_ms()),
         }
     }
 
@@ -293,7 +372,7 @@ impl Scheduler {
             let node = promised.or_else(|| Some(crate::placement::Node::new(self.hosts.report(id)?).edge_node()))?;
             Some(EdgeNode { is_healthy: node.is_healthy && fresh, ..node })
         };
-        self.hosts.all(now).filter_map(node).collect()
+        self.hosts.all(now, self.fresh_for_ms()).filter_map(node).collect()
     }
 
     /// The best host for a task.
@@ -302,9 +381,9 @@ impl Scheduler {
     /// `insufficient-resources` with every host's reason; `usage` for a task that makes no sense.
     pub fn place(&mut self, task: &TaskSpec, now: Millis) -> Result<Placed, Problem> {
         self.make_site(now);
-        let hosts = &self.hosts;
+        let (hosts, fresh_for) = (&self.hosts, self.fresh_for_ms());
         let site = self.stored.as_ref().and_then(|stored| stored.site.as_ref()).ok_or_else(not_ready)?;
-        site.place(task, |host| hosts.is_fresh(host, now)).map_err(|error| unplaced(task, error))
+        site.place(task, |host| hosts.is_fresh(host, now, fresh_for)).map_err(|error| unplaced(task, error))
     }
 
     fn make_site(&mut self, now: Millis) {
@@ -312,8 +391,8 @@ impl Scheduler {
             Some(stored) if stored.site.is_none() => self.inventory(now),
             Some(_) | None => return,
         };
-        if let Some(stored) = &mut self.stored {
-            stored.site = Some(Site::new(&stored.desired, &inventory, &stored.plan));
+        if let (Some(stored), Some(verdicts)) = (&mut self.stored, &self.verdicts) {
+            stored.site = Some(Site::new(&stored.desired, &inventory, verdicts, &stored.plan));
         }
     }
 
@@ -322,8 +401,8 @@ impl Scheduler {
     /// # Errors
     /// `not-found` with the nearest name.
     pub fn explain(&self, actor: &ActorId, now: Millis) -> Result<Explanation, Problem> {
-        let stored = self.stored.as_ref().ok_or_else(not_ready)?;
-        let found = plan::explain(&stored.desired, &self.inventory(now), &stored.plan, actor);
+        let (Some(stored), Some(verdicts)) = (&self.stored, &self.verdicts) else { return Err(not_ready()) };
+        let found = plan::explain(&stored.desired, &self.inventory(now), verdicts, &stored.plan, actor);
         found.ok_or_else(|| {
             let near = crate::error::nearest(actor.as_str(), stored.desired.components.keys().map(ActorId::as_str));
             let problem = Problem::new(ErrorCode::NotFound, format!("actor `{actor}` does not exist"));
@@ -347,6 +426,17 @@ impl Stored {
         self.handing_over = plan.handing_over;
         self.site = None;
     }
+}
+
+/// Whether verdicts say something new that a plan could follow from. Suspicion alone moves nothing.
+fn differ(before: &Verdicts, after: &Verdicts) -> bool {
+    let news = |verdict: &&Verdict| {
+        let said = |verdict: &Verdict| (verdict.incarnation.clone(), verdict.standing, verdict.lease_ended);
+        verdict.standing != Standing::Suspect && before.hosts.get(&verdict.host).map(said) != Some(said(verdict))
+    };
+    after.hosts.values().any(|verdict| news(&verdict))
+        || before.hosts.keys().any(|host| !after.hosts.contains_key(host))
+        || before.quarantined != after.quarantined
 }
 
 fn not_ready() -> Problem {
@@ -381,6 +471,9 @@ fn reasons(plan: &Plan, hosts: &Hosts, wall_ms: u64) -> BTreeMap<ActorId, PastDe
         for choice in choices {
             note(actor, format!("{}: {} more: {}", name(&choice.host), choice.instances, choice.reason));
         }
+    }
+    for moved in &plan.moved {
+        note(&moved.actor, format!("{}: {} less, it is gone: {}", name(&moved.from), moved.instances, moved.reason));
     }
     for displaced in &plan.displaced {
         note(&displaced.actor, format!("{}: {} less, to make room for {}", name(&displaced.host), displaced.instances, displaced.by));

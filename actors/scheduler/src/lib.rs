@@ -28,9 +28,9 @@ use bindings::wasi::logging::logging::{Level, log};
 use bindings::wasmcloud::messaging::consumer;
 use lattice_core::id::{ActorId, LatticeName, Revision};
 use lattice_core::plan::KeyChange;
-use lattice_core::scheduler::{FRESH_FOR_MS, MAX_HISTORY, Millis, Scheduler, Step};
+use lattice_core::scheduler::{MAX_HISTORY, Millis, Scheduler, Step};
 use lattice_core::subject::{self, Heard, SchedulerVerb, Verb};
-use lattice_core::system::{DESIRED, PLAN};
+use lattice_core::system::{DESIRED, PLAN, VERDICTS};
 use lattice_core::wire;
 use lattice_core::wire::schedule::PastDecision;
 
@@ -74,8 +74,8 @@ impl Replica {
 
     fn handle(&mut self, message: &BrokerMessage) -> Result<(), String> {
         let now = self.now();
-        if now.saturating_sub(std::mem::replace(&mut self.heard, now)) > FRESH_FOR_MS {
-            // Its own host is heard each second: it was cut off, and so were the messages about changes.
+        if now.saturating_sub(std::mem::replace(&mut self.heard, now)) > self.scheduler.fresh_for_ms() {
+            // Its own host is heard more often than that: it was cut off, and so were the messages about changes.
             self.scheduler.handle_reconnected();
         }
         let unknown = || format!("nothing is known of messages on {}", message.subject);
@@ -84,6 +84,7 @@ impl Replica {
             Heard::Heartbeat => self.scheduler.handle_heartbeat(&message.subject, &message.body, now),
             // Whoever asks for a plan knows of a change that may not have been heard here yet.
             Heard::DesiredChanged | Heard::Question(SchedulerVerb::Plan) => self.scheduler.handle_desired_changed(),
+            Heard::VerdictChanged => self.scheduler.handle_verdict_changed(),
             Heard::Question(_) => {}
         }
         self.work(&lattice);
@@ -110,8 +111,14 @@ impl Replica {
             Step::Probe(probe) => noted(publish(&subject::probe(lattice), wire::encode(&probe))),
             Step::Look => {
                 let last = |bucket| store::info(bucket).map(|info| Revision(info.last_revision)).map_err(|error| failed(bucket, error));
-                self.scheduler.handle_revisions(last(DESIRED)?, last(PLAN)?);
+                let verdicts = match store::info(VERDICTS) {
+                    Ok(info) => Revision(info.last_revision),
+                    Err(Error::NoSuchBucket) => Revision(0),
+                    Err(error) => return Err(failed(VERDICTS, error)),
+                };
+                self.scheduler.handle_revisions(last(DESIRED)?, last(PLAN)?, verdicts);
             }
+            Step::ReadVerdicts => self.read_verdicts()?,
             Step::Read => {
                 let list = |bucket| store::list(bucket).map_err(|error| failed(bucket, error));
                 let (plan, desired) = (list(PLAN)?, list(DESIRED)?);
@@ -124,6 +131,20 @@ impl Replica {
             Step::Commit(keys) => self.commit(keys)?,
             Step::Record(decisions) => noted(record(decisions)),
         }
+        Ok(())
+    }
+
+    fn read_verdicts(&mut self) -> Result<(), String> {
+        let read = match store::list(VERDICTS) {
+            Ok(listing) => {
+                let entries = listing.entries.iter().map(|entry| (entry.key.as_str(), entry.value.as_slice()));
+                self.scheduler.handle_verdicts(entries, Revision(listing.revision))
+            }
+            // A lattice in which nobody judges.
+            Err(Error::NoSuchBucket) => self.scheduler.handle_verdicts([], Revision(0)),
+            Err(error) => return Err(failed(VERDICTS, error)),
+        };
+        noted(read.map_err(|error| error.to_string()));
         Ok(())
     }
 

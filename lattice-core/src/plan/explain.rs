@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use super::fill::Tenant;
 use super::world::World;
-use super::{PlanState, fill, settle};
+use super::{Input, PlanState, fill, settle};
 use crate::desired::Desired;
 use crate::id::{ActorId, HostId};
 use crate::inventory::Inventory;
@@ -12,10 +12,17 @@ use crate::needs::{Needs, Strategy};
 use crate::placement::{Ask, Candidates, Closed, Index, Node, Reject, Table};
 use crate::wire::report::HostReport;
 use crate::wire::schedule::{Explanation, HostOpinion, Need, Placed, Source, TaskSpec};
+use crate::wire::verdict::Verdicts;
 
 /// Every host as a place for one more instance of `actor`; none if there is no such actor.
-pub fn explain(desired: &Desired, inventory: &Inventory, parent: &PlanState, actor: &ActorId) -> Option<Explanation> {
-    let (world, holdings) = settle(desired, inventory, parent);
+pub fn explain(
+    desired: &Desired,
+    inventory: &Inventory,
+    verdicts: &Verdicts,
+    parent: &PlanState,
+    actor: &ActorId,
+) -> Option<Explanation> {
+    let (world, holdings) = settle(Input { desired, inventory, verdicts, assumed: None }, parent);
     let holding = holdings.iter().find(|holding| holding.id == actor)?;
     let admission = holding.admission(&world);
     let held: BTreeMap<&HostId, u32> = holding.placed.iter().map(|(host, instances)| (host, *instances)).collect();
@@ -40,7 +47,7 @@ pub fn explain(desired: &Desired, inventory: &Inventory, parent: &PlanState, act
     hosts.sort_by_key(|(rejected, opinion)| (rejected.is_some(), opinion.score, opinion.instances));
     Some(Explanation {
         actor: actor.clone(),
-        max: holding.spec.max,
+        max: holding.max(),
         missing: holding.lacking(),
         need: holding.need,
         strategy: admission.ask.strategy,
@@ -88,8 +95,8 @@ pub struct Site {
 
 impl Site {
     /// The hosts as they are after the plan for this state.
-    pub fn new(desired: &Desired, inventory: &Inventory, parent: &PlanState) -> Self {
-        let (world, holdings) = settle(desired, inventory, parent);
+    pub fn new(desired: &Desired, inventory: &Inventory, verdicts: &Verdicts, parent: &PlanState) -> Self {
+        let (world, holdings) = settle(Input { desired, inventory, verdicts, assumed: None }, parent);
         let mut tenants: BTreeMap<HostId, Vec<(ActorId, Tenant)>> = BTreeMap::new();
         for holding in holdings.iter().filter(|holding| holding.gives_way()) {
             for (host, instances) in &holding.placed {

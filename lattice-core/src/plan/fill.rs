@@ -80,7 +80,8 @@ fn fill_host(
     let reason = if rules.daemon { "runs on every host that fits" } else { "named by the operator" };
     let Some(index) = world.table.index_of(host) else {
         // It does not answer; what it is given waits for it.
-        match world.admits(admission, host) {
+        let closed = world.standings.closed(host).map_or(Ok(()), |why| Err(Reject::Closed(why)));
+        match closed.and_then(|()| world.admits(admission, host)) {
             Ok(()) => {
                 take(world, current, admission, host, wanted, format!("{reason}, it does not answer"));
                 current.missing_on.remove(host);

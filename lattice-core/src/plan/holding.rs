@@ -3,7 +3,9 @@
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::failing::{Kept, LeftBehind, Moved};
 use super::fill::STEPS;
+use super::slots::{Slots, Stay};
 use super::world::{Admission, World};
 use super::{Choice, Displaced, LinkFault, MAX_REJECTIONS, PlanState, Trouble, links};
 use crate::desired::ComponentSpec;
@@ -14,6 +16,7 @@ use crate::placement::{self, Ask, Reject};
 use crate::system;
 use crate::wire::assignment::{Assignment, ComponentAssignment, LinkAssignment};
 use crate::wire::schedule::{Need, Source};
+use crate::wire::verdict::Quarantine;
 
 /// What one actor has and lacks.
 #[derive(Debug)]
@@ -23,12 +26,24 @@ pub(super) struct Holding<'a> {
     pub(super) need: Need,
     links: Vec<LinkAssignment>,
     fault: Option<LinkFault>,
+    /// It stays where it is, whatever happens there.
+    quarantine: Option<&'a Quarantine>,
+    /// Who owns what, if its class has owners.
+    slots: Option<Slots>,
     /// Instances by host: those that stay and those that were placed.
     pub(super) placed: BTreeMap<HostId, u32>,
     /// Instances on hosts that they have to leave.
     leaving: BTreeMap<HostId, u32>,
     /// Instances that stay where they have to leave until others are ready elsewhere.
-    pub(super) retained: BTreeMap<HostId, u32>,
+    retained: BTreeMap<HostId, u32>,
+    /// Instances that hosts had which are gone.
+    lost: BTreeMap<HostId, u32>,
+    /// Those of them that found no other place.
+    left: BTreeMap<HostId, u32>,
+    /// Instances that stay on hosts that are gone, and why.
+    stays: Vec<(HostId, u32, Kept)>,
+    /// Where instances of hosts that are gone went.
+    moved: BTreeMap<(HostId, HostId), u32>,
     /// Instances to be placed anywhere.
     pub(super) missing: u32,
     /// Instances to be placed on certain hosts.
@@ -70,9 +85,15 @@ impl<'a> Holding<'a> {
             need: need(id, spec, world),
             links,
             fault,
+            quarantine: quarantine(id, spec, world),
+            slots: Slots::new(id, spec, world),
             placed: BTreeMap::new(),
             leaving: BTreeMap::new(),
             retained: BTreeMap::new(),
+            lost: BTreeMap::new(),
+            left: BTreeMap::new(),
+            stays: Vec::new(),
+            moved: BTreeMap::new(),
             missing: 0,
             missing_on: BTreeMap::new(),
             rejected: Vec::new(),
@@ -88,9 +109,19 @@ impl<'a> Holding<'a> {
         Admission { id: self.id, ask, ports: ports(&self.links), providers: names }
     }
 
-    /// Whether it makes room for an actor that matters more.
+    /// Whether it makes room for an actor that matters more. Strict slots could not do so at once.
     pub(super) fn gives_way(&self) -> bool {
-        self.spec.needs.class != Class::Autonomous && self.spec.system.is_none()
+        let bound = match self.spec.needs.class {
+            Class::Shared | Class::Fenced => false,
+            Class::Strict | Class::Autonomous => true,
+        };
+        !bound && self.spec.system.is_none() && self.quarantine.is_none()
+    }
+
+    /// Instances that it shall have: one for each slot where there are slots.
+    pub(super) fn max(&self) -> u32 {
+        let needs = &self.spec.needs;
+        if needs.class == Class::Shared || needs.daemon { self.spec.max } else { needs.slot_count() }
     }
 
     /// Whether a host has one instance at most: replicas of a system actor are there to outlive their hosts.
@@ -120,23 +151,31 @@ impl<'a> Holding<'a> {
     /// Keeps what may stay and counts what is missing.
     pub(super) fn keep(&mut self, world: &mut World<'a>) {
         let admission = self.admission(world);
-        let before: BTreeMap<&'a HostId, u32> = world.before.get(self.id).cloned().unwrap_or_default();
+        let mut before: BTreeMap<&'a HostId, u32> = world.before.get(self.id).cloned().unwrap_or_default();
+        if let Some(slots) = &self.slots {
+            before = slots.shares(&before);
+        }
         let targets = self.targets(world, &admission);
         for (host, instances) in before {
-            let most = if self.is_alone_on_a_host() { instances.min(1) } else { instances };
-            let wanted = targets.as_ref().map_or(most, |targets| targets.get(host).copied().unwrap_or(0).min(most));
-            let moves = world.is_leaving(host) && self.spec.needs.class != Class::Autonomous && self.may_leave(world, host);
-            let allowed =
-                wanted > 0 && (self.is_frozen(world) || (world.admits(&admission, host).is_ok() && labels_suit(world, &admission, host)));
-            if moves && (targets.is_none() || wanted == 0) {
-                self.leaving.insert(host.clone(), instances);
-            } else if allowed {
-                self.placed.insert(host.clone(), wanted);
+            let stay = self.stay(world, &admission, targets.as_ref(), (host, instances));
+            let kept = match (stay, &mut self.slots) {
+                (_, Some(slots)) => slots.settle(self.id, host, stay, world),
+                (Stay::Here(stays), None) => stays,
+                (Stay::Leaving | Stay::Lost | Stay::Dropped, None) => 0,
+            };
+            if kept > 0 {
+                self.placed.insert(host.clone(), kept);
+            }
+            self.note_leaving(world, host, stay, instances.saturating_sub(kept));
+            if world.standings.is_gone(host) && kept > 0 {
+                let why = self.why_it_stays(host);
+                self.stays.push((host.clone(), kept, why));
             }
         }
         match targets {
-            Some(targets) => self.count_missing_on(&targets),
-            None => self.count_missing(world),
+            Some(targets) if self.quarantine.is_none() => self.count_missing_on(&targets),
+            None if self.quarantine.is_none() => self.count_missing(world),
+            Some(_) | None => {}
         }
         for (host, instances) in &self.placed {
             world.enter(&admission, host);
@@ -144,8 +183,55 @@ impl<'a> Holding<'a> {
         }
     }
 
+    /// What becomes of its instances on one host.
+    fn stay(&self, world: &World<'a>, admission: &Admission<'a>, targets: Option<&Targets>, (host, instances): (&HostId, u32)) -> Stay {
+        if self.quarantine.is_some() {
+            return Stay::Here(instances);
+        }
+        let most = if self.is_alone_on_a_host() { instances.min(1) } else { instances };
+        let wanted = targets.map_or(most, |targets| targets.keeps(host).min(most));
+        if world.standings.is_gone(host) {
+            let bound = targets.is_some() || self.spec.needs.class == Class::Autonomous;
+            return if bound && wanted > 0 { Stay::Here(wanted) } else { Stay::Lost };
+        }
+        let moves = world.is_leaving(host) && self.spec.needs.class != Class::Autonomous && self.may_leave(world, host);
+        if moves && (targets.is_none() || wanted == 0) {
+            return Stay::Leaving;
+        }
+        let allowed = self.is_frozen(world) || (world.admits(admission, host).is_ok() && labels_suit(world, admission, host));
+        if wanted > 0 && allowed { Stay::Here(wanted) } else { Stay::Dropped }
+    }
+
+    /// Notes instances that a host does not keep, so that they are replaced or stay until they are.
+    fn note_leaving(&mut self, world: &World<'a>, host: &HostId, stay: Stay, instances: u32) {
+        if instances == 0 {
+            return;
+        }
+        match stay {
+            Stay::Lost => drop(self.lost.insert(host.clone(), instances)),
+            Stay::Here(_) if world.standings.lease_ended(host) => drop(self.lost.insert(host.clone(), instances)),
+            Stay::Leaving => drop(self.leaving.insert(host.clone(), instances)),
+            Stay::Here(_) | Stay::Dropped => {}
+        }
+    }
+
+    /// Why its instances stay on a host that is gone.
+    fn why_it_stays(&self, host: &HostId) -> Kept {
+        if self.quarantine.is_some() {
+            Kept::Quarantined
+        } else if self.slots.as_ref().is_some_and(|slots| slots.held(host) > 0) {
+            Kept::Leased
+        } else if self.spec.needs.daemon {
+            Kept::Daemon
+        } else if self.spec.needs.class == Class::Autonomous {
+            Kept::Autonomous
+        } else {
+            Kept::Named
+        }
+    }
+
     /// The hosts that are given, each with its instances; none if the plan chooses.
-    fn targets(&self, world: &World<'a>, admission: &Admission<'a>) -> Option<BTreeMap<HostId, u32>> {
+    fn targets(&self, world: &World<'a>, admission: &Admission<'a>) -> Option<Targets> {
         let named = &self.spec.hosts;
         if self.spec.needs.daemon {
             let silent =
@@ -153,17 +239,26 @@ impl<'a> Holding<'a> {
             let live = world.table.nodes().iter().filter(|node| admission.ask.labels_suit(node).is_ok()).map(|node| &node.id);
             let holds = |host: &HostId| world.before.get(self.id).is_some_and(|before| before.contains_key(host));
             let may = |host: &&HostId| {
-                let cordoned = world.desired.nodes.get(*host).is_some_and(|node| node.cordoned);
-                !world.is_leaving(host) && (!cordoned || holds(host)) && (named.is_empty() || named.contains(*host))
+                let open = world.standings.closed(host).is_none() || holds(host);
+                !world.is_leaving(host) && open && (named.is_empty() || named.contains(*host))
             };
-            return Some(live.chain(silent.copied()).filter(may).map(|host| (host.clone(), self.spec.max)).collect());
+            let shares = live.chain(silent.copied()).filter(may).map(|host| (host.clone(), self.spec.max)).collect();
+            return Some(Targets { shares, any_share: false });
         }
         if named.is_empty() {
             return None;
         }
-        let staying: BTreeSet<HostId> = named.iter().filter(|host| !world.is_leaving(host)).cloned().collect();
-        // With all of them leaving it stays: there is nowhere else that it may go.
-        Some(placement::shares(self.spec.max, if staying.is_empty() { named } else { &staying }))
+        let (autonomous, owned) = (self.spec.needs.class == Class::Autonomous, self.slots.is_some());
+        let is_gone = |host: &&HostId| !autonomous && world.standings.is_gone(host);
+        let staying: BTreeSet<HostId> = named.iter().filter(|host| !world.is_leaving(host) && !is_gone(host)).cloned().collect();
+        let answered = staying.iter().any(|host| world.inventory.hosts.contains_key(host));
+        // With nobody to take over it stays: there is nowhere else that it may go.
+        let hosts = if staying.is_empty() || (!answered && named.iter().any(|host| is_gone(&host))) { named } else { &staying };
+        let mut shares = placement::shares(self.max(), hosts);
+        if owned {
+            shares.extend(hosts.iter().filter(|host| !shares.contains_key(*host)).map(|host| (host.clone(), 0)).collect::<Vec<_>>());
+        }
+        Some(Targets { shares, any_share: owned })
     }
 
     /// Whether it is among those that leave a host now.
@@ -176,10 +271,14 @@ impl<'a> Holding<'a> {
         assignment.components.keys().filter(movable).take(world.settings.leave_at_once).any(|id| id == self.id)
     }
 
-    fn count_missing_on(&mut self, targets: &BTreeMap<HostId, u32>) {
-        for (host, wanted) in targets {
-            let lacking = wanted.saturating_sub(self.placed.get(host).copied().unwrap_or(0));
+    fn count_missing_on(&mut self, targets: &Targets) {
+        let kept = self.placed.values().fold(0_u32, |sum, instances| sum.saturating_add(*instances));
+        // Where slots stay although the shares are others, nobody else gets more instead.
+        let mut left = if targets.any_share { self.max().saturating_sub(kept) } else { u32::MAX };
+        for (host, wanted) in &targets.shares {
+            let lacking = wanted.saturating_sub(self.placed.get(host).copied().unwrap_or(0)).min(left);
             if lacking > 0 {
+                left -= lacking;
                 self.missing_on.insert(host.clone(), lacking);
             }
         }
@@ -187,8 +286,8 @@ impl<'a> Holding<'a> {
 
     fn count_missing(&mut self, world: &World<'a>) {
         let kept = self.placed.values().fold(0_u32, |sum, instances| sum.saturating_add(*instances));
-        self.missing = self.spec.max.saturating_sub(kept);
-        let mut surplus = kept.saturating_sub(self.spec.max);
+        self.missing = self.max().saturating_sub(kept);
+        let mut surplus = kept.saturating_sub(self.max());
         let grain = surplus.div_ceil(STEPS).max(1);
         while let Some(host) = self.heaviest(world).filter(|_| surplus > 0) {
             let instances = self.placed.entry(host).or_default();
@@ -219,15 +318,65 @@ impl<'a> Holding<'a> {
         self.placed.iter().max_by_key(|entry| rank(*entry)).map(|(host, _)| host.clone())
     }
 
-    /// Keeps instances where they have to leave until as many as should run are ready elsewhere, or as many as find no
-    /// other place.
-    pub(super) fn retain_until_replaced(&mut self, world: &World<'a>) {
+    /// Decides what becomes of instances that have to leave, after others were placed: slots go at once; others stay until as
+    /// many as should run are ready elsewhere, or as many as find no other place. What a host had that is gone goes at once,
+    /// except for what finds no other place.
+    pub(super) fn hand_over(&mut self, world: &World<'a>) {
+        if let Some(slots) = &mut self.slots {
+            let dealt = slots.deal(&mut self.placed, world, self.id);
+            if !self.spec.needs.daemon {
+                self.choices.retain_mut(|choice| {
+                    choice.instances = dealt.arrived.get(&choice.host).copied().unwrap_or(0);
+                    choice.instances > 0
+                });
+            }
+            self.moved = dealt.moved;
+            let stays = |host: &HostId| self.moved.get(&(host.clone(), host.clone())).copied();
+            self.left = self.lost.keys().filter_map(|host| Some((host.clone(), stays(host)?))).collect();
+            self.moved.retain(|(from, to), _| from != to);
+            return;
+        }
+        let mut lacking = self.lacking();
+        for (host, instances) in &self.lost {
+            let stays = (*instances).min(lacking);
+            if stays > 0 {
+                lacking -= stays;
+                self.left.insert(host.clone(), stays);
+            }
+        }
+        self.pair_moves();
+        self.retain_until_replaced(world);
+    }
+
+    /// Which of the instances that were placed stand for which of those that were lost: in order.
+    fn pair_moves(&mut self) {
+        let mut arrivals = self.choices.iter().map(|choice| (&choice.host, choice.instances));
+        let mut arrival = arrivals.next();
+        for (from, instances) in &self.lost {
+            let mut gone = instances.saturating_sub(self.left.get(from).copied().unwrap_or(0));
+            while gone > 0 {
+                let Some((to, room)) = &mut arrival else { return };
+                let moves = gone.min(*room);
+                if moves > 0 {
+                    let sum = self.moved.entry((from.clone(), (*to).clone())).or_default();
+                    *sum = sum.saturating_add(moves);
+                }
+                gone -= moves;
+                *room -= moves;
+                if *room == 0 {
+                    arrival = arrivals.next();
+                }
+            }
+        }
+    }
+
+    fn retain_until_replaced(&mut self, world: &World<'a>) {
         if self.leaving.is_empty() || self.spec.needs.daemon {
             return;
         }
         let arrived = self.placed.iter().map(|(host, share)| world.ready(self.id, host).min(*share));
         let ready = arrived.fold(0_u32, u32::saturating_add);
-        let mut lacking = self.spec.max.saturating_sub(ready);
+        let mut lacking = self.max().saturating_sub(ready);
         for (host, instances) in &self.leaving {
             let stays = (*instances).min(lacking);
             if stays > 0 {
@@ -235,6 +384,11 @@ impl<'a> Holding<'a> {
                 self.retained.insert(host.clone(), stays);
             }
         }
+    }
+
+    /// Whether something waits for a host to say that it has done its part.
+    pub(super) fn is_handing_over(&self) -> bool {
+        !self.retained.is_empty() || self.slots.as_ref().is_some_and(Slots::is_waiting)
     }
 
     /// Instances that have no place.
@@ -261,15 +415,20 @@ impl<'a> Holding<'a> {
             ownership: None,
         };
         let mut instances = self.placed.clone();
-        for (host, stays) in &self.retained {
+        let stays = if self.slots.is_some() { None } else { Some(self.retained.iter().chain(&self.left)) };
+        for (host, stays) in stays.into_iter().flatten() {
             let share = instances.entry(host.clone()).or_default();
             *share = share.saturating_add(*stays);
         }
+        let known = || parent.assignments.values().find_map(|assignment| assignment.components.get(self.id));
+        let frozen = self.is_frozen(world);
+        let anywhere = if frozen { known() } else { None };
         for (host, instances) in instances.into_iter().filter(|(_, instances)| *instances > 0) {
             let was = parent.assignments.get(&host).and_then(|assignment| assignment.components.get(self.id));
-            let component = match was.filter(|_| self.is_frozen(world)) {
-                Some(was) => ComponentAssignment { instances, ..was.clone() },
-                None => ComponentAssignment { instances, ..component.clone() },
+            let ownership = self.slots.as_ref().and_then(|slots| slots.ownership(&host));
+            let component = match was.or(anywhere).filter(|_| frozen) {
+                Some(was) => ComponentAssignment { instances, ownership, ..was.clone() },
+                None => ComponentAssignment { instances, ownership, ..component.clone() },
             };
             let assignment = next.entry(host.clone()).or_insert_with(|| Assignment::empty(host));
             if let Some(system) = self.spec.system {
@@ -279,18 +438,80 @@ impl<'a> Holding<'a> {
         }
     }
 
+    /// What moved off hosts that are gone.
+    pub(super) fn moves(&self, world: &World<'a>) -> impl Iterator<Item = Moved> {
+        self.moved.iter().map(|((from, to), instances)| Moved {
+            actor: self.id.clone(),
+            from: from.clone(),
+            to: to.clone(),
+            instances: *instances,
+            reason: world.standings.reason(from).to_owned(),
+        })
+    }
+
+    /// What did not move off hosts that are gone, and why not.
+    pub(super) fn left_behind(&self, world: &World<'a>) -> Vec<LeftBehind> {
+        let left = |host: &HostId, instances: u32, why: Vec<String>| LeftBehind {
+            actor: self.id.clone(),
+            host: host.clone(),
+            instances,
+            why,
+        };
+        let away = |host: &HostId| self.moved.iter().filter(|((from, _), _)| from == host).fold(0_u32, |sum, (_, moved)| sum.saturating_add(*moved));
+        let unplaced = self.lost.iter().map(|(host, instances)| (host, instances.saturating_sub(away(host))));
+        let unplaced = unplaced.filter(|(host, instances)| *instances > 0 && world.standings.is_gone(host));
+        let reasons = || self.rejected.iter().map(|(host, why)| format!("{host}: {why}")).collect();
+        let stays = self.stays.iter().map(|(host, instances, why)| left(host, *instances, vec![why.to_string()]));
+        unplaced.map(|(host, instances)| left(host, instances, reasons())).chain(stays).collect()
+    }
+
     /// What is wrong with it.
-    pub(super) fn trouble(self) -> Option<Trouble> {
+    pub(super) fn trouble(self, world: &World<'a>) -> Option<Trouble> {
         if let Some(fault) = self.fault {
             return Some(Trouble::Links(fault));
         }
+        if let Some(quarantine) = self.quarantine {
+            return Some(Trouble::Quarantined(quarantine.reason.clone()));
+        }
         let missing = self.lacking();
-        if self.is_alone_on_a_host() && !self.placed.is_empty() {
-            // Fewer hosts than replicas: the others come when there are more.
+        if missing == 0 || (self.is_alone_on_a_host() && !self.placed.is_empty()) {
+            // Of a system actor: fewer hosts than replicas; the others come when there are more.
             return None;
         }
-        (missing > 0).then_some(Trouble::Missing { missing, need: self.need, rejected: self.rejected })
+        let lost = self.lost.values().fold(0_u32, |sum, instances| sum.saturating_add(*instances));
+        if lost > 0 {
+            let hosts = self.lost.keys().map(|host| world.inventory.name_of(host)).collect();
+            return Some(Trouble::NoTarget { hosts, missing: missing.min(lost), need: self.need, rejected: self.rejected });
+        }
+        Some(Trouble::Missing { missing, need: self.need, rejected: self.rejected })
     }
+}
+
+/// Hosts that are given, each with its instances.
+#[derive(Debug)]
+struct Targets {
+    shares: BTreeMap<HostId, u32>,
+    /// Whether any of the hosts keeps what it has, whatever its share: what has an owner does not move for the sake of
+    /// evenness.
+    any_share: bool,
+}
+
+impl Targets {
+    /// How many instances may stay on a host.
+    fn keeps(&self, host: &HostId) -> u32 {
+        match self.shares.get(host) {
+            Some(_) if self.any_share => u32::MAX,
+            Some(share) => *share,
+            None => 0,
+        }
+    }
+}
+
+/// The quarantine of an actor, if it is still as it was then.
+fn quarantine<'a>(id: &ActorId, spec: &ComponentSpec, world: &World<'a>) -> Option<&'a Quarantine> {
+    let quarantine = world.verdicts.quarantined.get(id)?;
+    let changed_at_ms = world.desired.changed.get(&format!("component.{id}")).map_or(0, |stamp| stamp.at_ms);
+    (quarantine.digest == spec.digest && quarantine.changed_at_ms == changed_at_ms).then_some(quarantine)
 }
 
 fn labels_suit(world: &World<'_>, admission: &Admission<'_>, host: &HostId) -> bool {

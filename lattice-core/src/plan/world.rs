@@ -2,22 +2,29 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{PlanState, Settings};
+use super::settings::FailoverSettings;
+use super::standing::{Fate, Standings};
+use super::{Input, PlanState, Settings};
 use crate::desired::Desired;
 use crate::id::{ActorId, HostId, LatticeName, ProviderId};
 use crate::inventory::Inventory;
+use crate::needs::Class;
 use crate::placement::{Ask, Closed, Index, Node, Reject, Table};
 use crate::system;
 use crate::wire::assignment::{Assignment, ProviderAssignment};
-use crate::wire::report::{ComponentState, HostReport};
+use crate::wire::report::ComponentState;
 use crate::wire::schedule::Need;
+use crate::wire::verdict::Verdicts;
 
 /// What is known and decided of the hosts so far.
 #[derive(Debug)]
 pub(super) struct World<'a> {
     pub(super) desired: &'a Desired,
     pub(super) inventory: &'a Inventory,
+    pub(super) verdicts: &'a Verdicts,
     pub(super) parent: &'a PlanState,
+    /// How hosts stand.
+    pub(super) standings: Standings,
     /// Hosts that answer.
     pub(super) table: Table,
     /// Instances of each actor by the plan before.
@@ -25,6 +32,7 @@ pub(super) struct World<'a> {
     /// Place of each actor in the order in which they are planned.
     pub(super) order: BTreeMap<&'a ActorId, usize>,
     pub(super) settings: Settings,
+    pub(super) failover: FailoverSettings,
     /// Host from which round robin goes on.
     pub(super) turn: Index,
     /// Who is on a host by this plan, also on hosts that do not answer.
@@ -32,20 +40,41 @@ pub(super) struct World<'a> {
     ports: BTreeMap<(HostId, u16), ActorId>,
     /// CPU and memory that is promised to what stays.
     pub(super) promised: BTreeMap<Index, (u32, u32)>,
+    /// Slots of strict actors by the hosts that say that they run them.
+    running: BTreeMap<&'a ActorId, Vec<(u32, &'a HostId)>>,
 }
 
 impl<'a> World<'a> {
-    pub(super) fn new(desired: &'a Desired, inventory: &'a Inventory, parent: &'a PlanState) -> Self {
+    pub(super) fn new(input: Input<'a>, parent: &'a PlanState) -> Self {
+        let Input { desired, inventory, verdicts, assumed } = input;
         let mut before: BTreeMap<&ActorId, BTreeMap<&HostId, u32>> = BTreeMap::new();
         for (host, assignment) in &parent.assignments {
             for (actor, component) in &assignment.components {
                 before.entry(actor).or_default().insert(host, component.instances);
             }
         }
-        let table = Table::new(inventory.hosts.values().map(|report| Node { closed: closed(report, desired), ..Node::new(report) }));
+        let (settings, failover) = (Settings::of(desired), FailoverSettings::of(desired));
+        let standings = Standings::new(desired, failover, inventory, verdicts, assumed);
+        let table = Table::new(inventory.hosts.values().map(|report| Node { closed: standings.closed(&report.id), ..Node::new(report) }));
         let (here, ports, promised, order) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
-        let settings = Settings::of(desired);
-        Self { desired, inventory, parent, table, before, order, settings, turn: 0, here, ports, promised }
+        let running = strict_slots(desired, inventory);
+        Self {
+            desired,
+            inventory,
+            verdicts,
+            parent,
+            standings,
+            table,
+            before,
+            order,
+            settings,
+            failover,
+            turn: 0,
+            here,
+            ports,
+            promised,
+            running,
+        }
     }
 
     /// The lattice, as its hosts name it.
@@ -53,19 +82,31 @@ impl<'a> World<'a> {
         self.inventory.hosts.values().map(|report| &report.lattice).next()
     }
 
-    /// Whether the operator wants a host empty or down.
+    /// Whether what a host has moves elsewhere while it goes on.
     pub(super) fn is_leaving(&self, host: &HostId) -> bool {
-        let node = self.desired.nodes.get(host);
-        node.is_some_and(|node| node.draining) || self.is_stopping(host)
+        matches!(self.standings.fate(host), Fate::Leaves(_))
     }
 
     /// Whether a host is told to stop, or does by itself.
     pub(super) fn is_stopping(&self, host: &HostId) -> bool {
-        let stop = self.desired.nodes.get(host).and_then(|node| node.stop.as_ref());
-        match self.inventory.hosts.get(host) {
-            Some(report) => closed(report, self.desired) == Some(Closed::Stopping),
-            None => stop.is_some(),
-        }
+        self.standings.fate(host) == Fate::Leaves(Closed::Stopping)
+    }
+
+    /// Whether a host has done as its assignment says and does not run a slot any more which it shall release.
+    pub(super) fn has_released(&self, actor: &ActorId, host: &HostId, slot: u32) -> bool {
+        let (Some(report), Some(assignment)) = (self.inventory.hosts.get(host), self.parent.assignments.get(host)) else { return false };
+        let runs = report.components.get(actor).is_some_and(|component| component.slots.contains_key(&slot));
+        report.applied_generation >= assignment.generation && !runs
+    }
+
+    /// Whether a host that the operator takes for gone is heard, so that it does what its assignment says.
+    pub(super) fn can_be_told(&self, host: &HostId) -> bool {
+        self.standings.fate(host) == Fate::Gone(Closed::FailedOver) && self.inventory.hosts.contains_key(host)
+    }
+
+    /// Slots of a strict actor with the hosts that say that they run them.
+    pub(super) fn running_slots(&self, actor: &ActorId) -> &[(u32, &'a HostId)] {
+        self.running.get(actor).map_or(&[], Vec::as_slice)
     }
 
     /// Whether an actor may be on a host at all: labels, providers, company, ports. Size is another question.
@@ -185,6 +226,7 @@ impl<'a> World<'a> {
         Assignment {
             host_name: report.map(|report| report.name.clone()).or_else(known_name),
             stop: stop.filter(|incarnation| report.is_none_or(|report| report.incarnation == *incarnation)),
+            timing: self.failover.profile,
             ..Assignment::empty(host.clone())
         }
     }
@@ -208,16 +250,14 @@ pub(super) struct Admission<'a> {
     pub(super) providers: Vec<&'a ProviderId>,
 }
 
-fn closed(report: &HostReport, desired: &Desired) -> Option<Closed> {
-    let node = desired.nodes.get(&report.id);
-    let stops = node.and_then(|node| node.stop.as_ref()).is_some_and(|incarnation| *incarnation == report.incarnation);
-    let by_itself = Node::new(report).closed;
-    if stops || by_itself.is_some() {
-        return Some(Closed::Stopping);
+/// Slots of strict actors with the hosts that say that they run them.
+fn strict_slots<'a>(desired: &Desired, inventory: &'a Inventory) -> BTreeMap<&'a ActorId, Vec<(u32, &'a HostId)>> {
+    let is_strict = |actor: &ActorId| desired.components.get(actor).is_some_and(|spec| spec.needs.class == Class::Strict);
+    let mut running: BTreeMap<&ActorId, Vec<(u32, &HostId)>> = BTreeMap::new();
+    for (host, report) in &inventory.hosts {
+        for (actor, component) in report.components.iter().filter(|(actor, component)| !component.slots.is_empty() && is_strict(actor)) {
+            running.entry(actor).or_default().extend(component.slots.keys().map(|slot| (*slot, host)));
+        }
     }
-    match node {
-        Some(node) if node.draining => Some(Closed::Draining),
-        Some(node) if node.cordoned => Some(Closed::Cordoned),
-        Some(_) | None => None,
-    }
+    running
 }

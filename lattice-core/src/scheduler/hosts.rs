@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{FRESH_FOR_MS, Millis};
+use super::Millis;
 use crate::id::{ActorId, HostId, LatticeName, Region};
 use crate::wire;
 use crate::wire::report::HostReport;
@@ -44,7 +44,7 @@ pub(super) struct News {
 
 impl Hosts {
     /// Takes in a heartbeat; none if it makes no sense or is older than what is known.
-    pub(super) fn handle_heartbeat(&mut self, subject: &str, payload: &[u8], now: Millis) -> Option<News> {
+    pub(super) fn handle_heartbeat(&mut self, subject: &str, payload: &[u8], now: Millis, fresh_for: Millis) -> Option<News> {
         let Some(report) = self.decode(subject, payload) else {
             self.malformed = self.malformed.saturating_add(1);
             return None;
@@ -60,7 +60,7 @@ impl Hosts {
                 if !restarted && report.seq < seen.report.seq {
                     return None;
                 }
-                let was_silent = now.saturating_sub(seen.at) >= FRESH_FOR_MS;
+                let was_silent = !seen.is_fresh(now, fresh_for);
                 let material = differs(&seen.report, &report);
                 if restarted {
                     (seen.older, seen.older_at) = (0, 0);
@@ -103,18 +103,18 @@ impl Hosts {
         self.seen.get(host).map(|seen| &seen.report)
     }
 
-    pub(super) fn is_fresh(&self, host: &HostId, now: Millis) -> bool {
-        self.seen.get(host).is_some_and(|seen| seen.is_fresh(now))
+    pub(super) fn is_fresh(&self, host: &HostId, now: Millis, fresh_for: Millis) -> bool {
+        self.seen.get(host).is_some_and(|seen| seen.is_fresh(now, fresh_for))
     }
 
     /// Reports of the hosts that are there.
-    pub(super) fn fresh(&self, now: Millis) -> impl Iterator<Item = &HostReport> {
-        self.seen.values().filter(move |seen| seen.is_fresh(now)).map(|seen| &seen.report)
+    pub(super) fn fresh(&self, now: Millis, fresh_for: Millis) -> impl Iterator<Item = &HostReport> {
+        self.seen.values().filter(move |seen| seen.is_fresh(now, fresh_for)).map(|seen| &seen.report)
     }
 
     /// All hosts, and whether they are there.
-    pub(super) fn all(&self, now: Millis) -> impl Iterator<Item = (&HostId, bool)> {
-        self.seen.iter().map(move |(id, seen)| (id, seen.is_fresh(now)))
+    pub(super) fn all(&self, now: Millis, fresh_for: Millis) -> impl Iterator<Item = (&HostId, bool)> {
+        self.seen.iter().map(move |(id, seen)| (id, seen.is_fresh(now, fresh_for)))
     }
 
     /// The regions of all hosts.
@@ -123,8 +123,8 @@ impl Hosts {
     }
 
     /// Hosts whose identity two processes use at this time.
-    pub(super) fn cloned(&self, now: Millis) -> Vec<HostId> {
-        let twice = |seen: &Seen| seen.older >= CLONE_BEATS && now.saturating_sub(seen.older_at) < FRESH_FOR_MS;
+    pub(super) fn cloned(&self, now: Millis, fresh_for: Millis) -> Vec<HostId> {
+        let twice = |seen: &Seen| seen.older >= CLONE_BEATS && now.saturating_sub(seen.older_at) < fresh_for;
         self.seen.iter().filter(|(_, seen)| twice(seen)).map(|(id, _)| id.clone()).collect()
     }
 
@@ -135,15 +135,19 @@ impl Hosts {
 }
 
 impl Seen {
-    fn is_fresh(&self, now: Millis) -> bool {
-        now.saturating_sub(self.at) < FRESH_FOR_MS
+    fn is_fresh(&self, now: Millis, fresh_for: Millis) -> bool {
+        now.saturating_sub(self.at) < fresh_for
     }
 }
 
 /// Whether a report says something new that a plan could wait for: room, readiness, whether it takes work.
 fn differs(before: &HostReport, after: &HostReport) -> bool {
-    fn ready(report: &HostReport) -> impl Iterator<Item = (&ActorId, u32)> {
-        report.components.iter().map(|(id, component)| (id, component.instances))
+    fn ready(report: &HostReport) -> impl Iterator<Item = (&ActorId, u32, impl Iterator<Item = &u32>)> {
+        report.components.iter().map(|(id, component)| (id, component.instances, component.slots.keys()))
+    }
+    fn same(before: &HostReport, after: &HostReport) -> bool {
+        before.components.len() == after.components.len()
+            && ready(before).zip(ready(after)).all(|(one, other)| (one.0, one.1) == (other.0, other.1) && one.2.eq(other.2))
     }
     before.state != after.state
         || before.region != after.region
@@ -152,5 +156,5 @@ fn differs(before: &HostReport, after: &HostReport) -> bool {
         || before.profile.cpu_capacity != after.profile.cpu_capacity
         || before.profile.memory_mb != after.profile.memory_mb
         || before.rtt_us.keys().ne(after.rtt_us.keys())
-        || ready(before).ne(ready(after))
+        || !same(before, after)
 }

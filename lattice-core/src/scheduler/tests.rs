@@ -3,9 +3,12 @@ use std::collections::BTreeMap;
 use super::*;
 use crate::desired::{ComponentSpec, Stamp};
 use crate::id::{Digest, HostName, Incarnation, LatticeName};
-use crate::inventory::tests::{host_id, report};
+use crate::inventory::tests::{carry_out, host_id, report};
 use crate::wire::report::{HostReport, HostState, Profile};
 use crate::{subject, wire};
+
+/// How long a host counts as there in a lattice that is not set otherwise.
+const FRESH_FOR_MS: Millis = 3_000;
 
 /// What is stored, as the server would have it, and the replicas that share it.
 #[derive(Default)]
@@ -14,6 +17,8 @@ struct Store {
     desired_rev: u64,
     plan: BTreeMap<String, (Vec<u8>, Revision)>,
     plan_rev: u64,
+    verdicts: BTreeMap<String, Vec<u8>>,
+    verdict_rev: u64,
     /// Head of every plan that was committed.
     heads: Vec<plan::Head>,
     records: Vec<BTreeMap<ActorId, PastDecision>>,
@@ -60,7 +65,13 @@ impl Store {
             None => return false,
             Some(Step::AskHosts) => {}
             Some(Step::Probe(_)) => self.probes += 1,
-            Some(Step::Look) => replica.handle_revisions(Revision(self.desired_rev), Revision(self.plan_rev)),
+            Some(Step::Look) => {
+                replica.handle_revisions(Revision(self.desired_rev), Revision(self.plan_rev), Revision(self.verdict_rev));
+            }
+            Some(Step::ReadVerdicts) => {
+                let entries = self.verdicts.iter().map(|(key, value)| (key.as_str(), value.as_slice()));
+                let _ = replica.handle_verdicts(entries, Revision(self.verdict_rev));
+            }
             Some(Step::Read) => {
                 self.reads += 1;
                 let plan = self.plan.iter().map(|(key, (value, revision))| (key.as_str(), value.as_slice(), *revision));
@@ -274,21 +285,10 @@ fn a_drain_goes_on_by_heartbeats_alone() {
     let (mut store, mut replica) = (Store::default(), Scheduler::new("n", 0));
     store.edit(add("a", 1));
     let mut hosts = [host(0), host(1)];
-    let mut carry_out = |store: &mut Store, replica: &mut Scheduler, now: Millis| {
+    let mut round = |store: &mut Store, replica: &mut Scheduler, now: Millis| {
         for host in &mut hosts {
-            host.seq += 1;
             let Some((value, _)) = store.plan.get(&subject::assignment_key(&host.id)) else { continue };
-            let assignment: wire::assignment::Assignment = wire::decode(value).unwrap();
-            host.applied_generation = assignment.generation;
-            host.components = assignment
-                .components
-                .iter()
-                .map(|(id, component)| {
-                    let state = wire::report::ComponentState::Running;
-                    let report = wire::report::ComponentReport::new(component.digest.clone(), state, component.instances);
-                    (id.clone(), report)
-                })
-                .collect();
+            carry_out(host, &wire::decode(value).unwrap());
             beat(replica, host, now);
             store.run(replica, now);
         }
@@ -297,12 +297,12 @@ fn a_drain_goes_on_by_heartbeats_alone() {
         beat(&mut replica, &report, 0);
     }
     store.run(&mut replica, 0);
-    carry_out(&mut store, &mut replica, 10);
+    round(&mut store, &mut replica, 10);
     store.edit(|desired| desired.edit_node(&host_id(0), |node| node.draining = true));
     replica.handle_desired_changed();
     store.run(&mut replica, 20);
     for now in 3..6 {
-        carry_out(&mut store, &mut replica, now * 10);
+        round(&mut store, &mut replica, now * 10);
     }
     let shares = replica.plan_state().unwrap().shares_of(&actor("a"));
     assert_eq!(shares, BTreeMap::from([(host_id(1), 1)]));

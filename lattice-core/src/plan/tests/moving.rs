@@ -2,7 +2,8 @@
 
 use super::*;
 use crate::needs::{Class, Needs, Spread, Strategy};
-use crate::wire::report::{ComponentReport, ComponentState, HostReport, Profile};
+use crate::inventory::tests::carry_out;
+use crate::wire::report::{HostReport, Profile};
 use crate::wire::verdict::Verdicts;
 
 /// A host of 1,000 thousandths of a core and 1,000 MiB.
@@ -50,15 +51,9 @@ impl Lattice {
     /// Every host runs what it was told.
     fn apply(&mut self) {
         for host in &mut self.hosts {
-            let Some(assignment) = self.state.assignments.get(&host.id) else { continue };
-            host.components = assignment
-                .components
-                .iter()
-                .map(|(id, component)| {
-                    let report = ComponentReport::new(component.digest.clone(), ComponentState::Running, component.instances);
-                    (id.clone(), report)
-                })
-                .collect();
+            if let Some(assignment) = self.state.assignments.get(&host.id) {
+                carry_out(host, assignment);
+            }
         }
     }
 
