@@ -15,13 +15,7 @@ use crate::wire::schedule::{Explanation, HostOpinion, Need, Placed, Source, Task
 use crate::wire::verdict::Verdicts;
 
 /// Every host as a place for one more instance of `actor`; none if there is no such actor.
-pub fn explain(
-    desired: &Desired,
-    inventory: &Inventory,
-    verdicts: &Verdicts,
-    parent: &PlanState,
-    actor: &ActorId,
-) -> Option<Explanation> {
+pub fn explain(desired: &Desired, inventory: &Inventory, verdicts: &Verdicts, parent: &PlanState, actor: &ActorId) -> Option<Explanation> {
     let (world, holdings) = settle(Input { desired, inventory, verdicts, assumed: None }, parent);
     let holding = holdings.iter().find(|holding| holding.id == actor)?;
     let admission = holding.admission(&world);

@@ -61,6 +61,13 @@ impl fmt::Display for Kept {
 }
 
 /// The plan that would be made if `host` were gone and its lease had ended: where everything would go, and why.
-pub fn plan_without(desired: &Desired, desired_rev: Revision, inventory: &Inventory, verdicts: &Verdicts, parent: &PlanState, host: &HostId) -> Plan {
+pub fn plan_without(
+    desired: &Desired,
+    desired_rev: Revision,
+    inventory: &Inventory,
+    verdicts: &Verdicts,
+    parent: &PlanState,
+    host: &HostId,
+) -> Plan {
     super::make(Input { desired, inventory, verdicts, assumed: Some(host) }, desired_rev, parent)
 }

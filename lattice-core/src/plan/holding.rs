@@ -118,10 +118,14 @@ impl<'a> Holding<'a> {
         !bound && self.spec.system.is_none() && self.quarantine.is_none()
     }
 
-    /// Instances that it shall have: one for each slot where there are slots.
+    /// Instances that it shall have: one for each slot where it is divided.
     pub(super) fn max(&self) -> u32 {
-        let needs = &self.spec.needs;
-        if needs.class == Class::Shared || needs.daemon { self.spec.max } else { needs.slot_count() }
+        if self.is_divided() { self.spec.needs.slot_count() } else { self.spec.max }
+    }
+
+    /// Whether hosts own parts of it.
+    fn is_divided(&self) -> bool {
+        self.slots.as_ref().is_some_and(Slots::are_divided)
     }
 
     /// Whether a host has one instance at most: replicas of a system actor are there to outlive their hosts.
@@ -248,7 +252,7 @@ impl<'a> Holding<'a> {
         if named.is_empty() {
             return None;
         }
-        let (autonomous, owned) = (self.spec.needs.class == Class::Autonomous, self.slots.is_some());
+        let (autonomous, owned) = (self.spec.needs.class == Class::Autonomous, self.is_divided());
         let is_gone = |host: &&HostId| !autonomous && world.standings.is_gone(host);
         let staying: BTreeSet<HostId> = named.iter().filter(|host| !world.is_leaving(host) && !is_gone(host)).cloned().collect();
         let answered = staying.iter().any(|host| world.inventory.hosts.contains_key(host));
@@ -322,14 +326,11 @@ impl<'a> Holding<'a> {
     /// many as should run are ready elsewhere, or as many as find no other place. What a host had that is gone goes at once,
     /// except for what finds no other place.
     pub(super) fn hand_over(&mut self, world: &World<'a>) {
-        if let Some(slots) = &mut self.slots {
-            let dealt = slots.deal(&mut self.placed, world, self.id);
-            if !self.spec.needs.daemon {
-                self.choices.retain_mut(|choice| {
-                    choice.instances = dealt.arrived.get(&choice.host).copied().unwrap_or(0);
-                    choice.instances > 0
-                });
-            }
+        if let Some(dealt) = self.slots.as_mut().and_then(|slots| slots.deal(&mut self.placed, world, self.id)) {
+            self.choices.retain_mut(|choice| {
+                choice.instances = dealt.arrived.get(&choice.host).copied().unwrap_or(0);
+                choice.instances > 0
+            });
             self.moved = dealt.moved;
             let stays = |host: &HostId| self.moved.get(&(host.clone(), host.clone())).copied();
             self.left = self.lost.keys().filter_map(|host| Some((host.clone(), stays(host)?))).collect();
@@ -415,8 +416,9 @@ impl<'a> Holding<'a> {
             ownership: None,
         };
         let mut instances = self.placed.clone();
-        let stays = if self.slots.is_some() { None } else { Some(self.retained.iter().chain(&self.left)) };
-        for (host, stays) in stays.into_iter().flatten() {
+        // Where it is divided they are among those that were placed.
+        let stays = self.retained.iter().chain(&self.left).filter(|_| !self.is_divided());
+        for (host, stays) in stays {
             let share = instances.entry(host.clone()).or_default();
             *share = share.saturating_add(*stays);
         }
@@ -451,13 +453,11 @@ impl<'a> Holding<'a> {
 
     /// What did not move off hosts that are gone, and why not.
     pub(super) fn left_behind(&self, world: &World<'a>) -> Vec<LeftBehind> {
-        let left = |host: &HostId, instances: u32, why: Vec<String>| LeftBehind {
-            actor: self.id.clone(),
-            host: host.clone(),
-            instances,
-            why,
+        let left =
+            |host: &HostId, instances: u32, why: Vec<String>| LeftBehind { actor: self.id.clone(), host: host.clone(), instances, why };
+        let away = |host: &HostId| {
+            self.moved.iter().filter(|((from, _), _)| from == host).fold(0_u32, |sum, (_, moved)| sum.saturating_add(*moved))
         };
-        let away = |host: &HostId| self.moved.iter().filter(|((from, _), _)| from == host).fold(0_u32, |sum, (_, moved)| sum.saturating_add(*moved));
         let unplaced = self.lost.iter().map(|(host, instances)| (host, instances.saturating_sub(away(host))));
         let unplaced = unplaced.filter(|(host, instances)| *instances > 0 && world.standings.is_gone(host));
         let reasons = || self.rejected.iter().map(|(host, why)| format!("{host}: {why}")).collect();

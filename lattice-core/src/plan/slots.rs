@@ -33,11 +33,12 @@ pub(super) enum Stay {
 pub(super) struct Slots {
     class: Class,
     count: u32,
-    /// Every host has slots of its own.
-    daemon: bool,
-    /// The slots that hosts have by the plan before; of a daemon only their terms are of use.
+    /// Every host has all slots, of its own: daemons, and autonomous actors that are not divided.
+    own: bool,
+    /// The slots that hosts have by the plan before.
     had: BTreeMap<u32, Had>,
-    terms: BTreeMap<HostId, BTreeMap<u32, SlotAssignment>>,
+    /// As `had` where every host has its own.
+    own_before: BTreeMap<HostId, BTreeMap<u32, SlotAssignment>>,
     /// Hosts that have instances without owners: the actor was of another class.
     unowned: BTreeSet<HostId>,
     /// Who has which slot by this plan.
@@ -80,20 +81,20 @@ pub(super) struct Dealt {
 impl Slots {
     /// The slots of an actor by the plan before; none if its class has no owners.
     pub(super) fn new(id: &ActorId, spec: &ComponentSpec, world: &World<'_>) -> Option<Self> {
-        let (class, daemon) = (spec.needs.class, spec.needs.daemon);
+        let (class, count) = (spec.needs.class, spec.needs.slot_count());
         if class == Class::Shared {
             return None;
         }
-        let count = if daemon { spec.max } else { spec.needs.slot_count() };
-        let (mut had, mut terms, mut unowned) = (BTreeMap::<u32, Had>::new(), BTreeMap::new(), BTreeSet::new());
+        let own = spec.needs.daemon || (class == Class::Autonomous && count == 1);
+        let (mut had, mut own_before, mut unowned) = (BTreeMap::<u32, Had>::new(), BTreeMap::new(), BTreeSet::new());
         for host in world.before.get(id).into_iter().flat_map(BTreeMap::keys) {
             let component = world.parent.assignments.get(*host).and_then(|assignment| assignment.components.get(id));
             let Some(ownership) = component.and_then(|component| component.ownership.as_ref()) else {
                 unowned.insert((*host).clone());
                 continue;
             };
-            if daemon {
-                terms.insert((*host).clone(), ownership.slots.clone());
+            if own {
+                own_before.insert((*host).clone(), ownership.slots.clone());
                 continue;
             }
             for (slot, given) in ownership.slots.iter().filter(|(slot, _)| **slot < count) {
@@ -103,13 +104,18 @@ impl Slots {
                 }
             }
         }
-        Some(Self { class, count, daemon, had, terms, unowned, dealt: BTreeMap::new(), waiting: false })
+        Some(Self { class, count, own, had, own_before, unowned, dealt: BTreeMap::new(), waiting: false })
+    }
+
+    /// Whether the actor is divided among hosts, and does not run whole on each of them.
+    pub(super) fn are_divided(&self) -> bool {
+        !self.own
     }
 
     /// Slots on each host by the plan before. Of instances that had no owner as many as there are slots left stay where
     /// they are.
     pub(super) fn shares<'a>(&self, instances: &BTreeMap<&'a HostId, u32>) -> BTreeMap<&'a HostId, u32> {
-        if self.daemon {
+        if self.own {
             return instances.clone();
         }
         let mut owned: BTreeMap<&HostId, u32> = BTreeMap::new();
@@ -149,17 +155,18 @@ impl Slots {
     }
 
     /// Makes slots of the instances that were `placed`, which are those that a host has afterwards. Strict slots that still
-    /// run elsewhere are only told to stop; what was placed for them is kept free for the plan that follows.
-    pub(super) fn deal(&mut self, placed: &mut BTreeMap<HostId, u32>, world: &World<'_>, actor: &ActorId) -> Dealt {
+    /// run elsewhere are only told to stop; what was placed for them is kept free for the plan that follows. None if that
+    /// changes nothing of what was placed.
+    pub(super) fn deal(&mut self, placed: &mut BTreeMap<HostId, u32>, world: &World<'_>, actor: &ActorId) -> Option<Dealt> {
         let term = world.parent.generation().next();
         let anew = SlotAssignment { term, release: false };
-        if self.daemon {
-            for (host, instances) in &*placed {
-                let before = self.terms.get(host);
+        if self.own {
+            for host in placed.keys() {
+                let before = self.own_before.get(host);
                 let given = |slot: u32| (slot, before.and_then(|slots| slots.get(&slot)).copied().unwrap_or(anew));
-                self.dealt.insert(host.clone(), (0..*instances).map(given).collect());
+                self.dealt.insert(host.clone(), (0..self.count).map(given).collect());
             }
-            return Dealt::default();
+            return None;
         }
         let mut wanted = placed.clone();
         for (slot, had) in &mut self.had {
@@ -195,7 +202,7 @@ impl Slots {
         self.release(promised);
         let lengths = self.dealt.iter().map(|(host, slots)| (host.clone(), u32::try_from(slots.len()).unwrap_or(u32::MAX)));
         *placed = lengths.collect();
-        dealt
+        Some(dealt)
     }
 
     /// Slots that may be given to anybody: first those that nobody runs.

@@ -1,5 +1,8 @@
+mod failing;
+mod lattice;
 mod moving;
 mod random;
+mod slots;
 
 use super::*;
 use std::collections::BTreeSet;

@@ -7,7 +7,7 @@ use lattice_core::error::{ErrorCode, Problem};
 use lattice_core::inventory::Health;
 use lattice_core::plan;
 use lattice_core::subject::SchedulerVerb;
-use lattice_core::wire::report::ComponentState;
+use lattice_core::wire::report::{ComponentState, HostReport};
 use lattice_core::wire::schedule::SchedulerStatus;
 use serde::Serialize;
 
@@ -142,8 +142,8 @@ impl Report {
         let answering = view.inventory.hosts.len();
         let absent: Vec<String> =
             view.inventory.absent.keys().filter(|host| !view.was_stopped(host)).map(|host| view.inventory.name_of(host)).collect();
-        let degraded: Vec<&str> =
-            view.inventory.hosts.values().filter(|host| Health::of(host) != Health::Healthy).map(|host| host.name.as_str()).collect();
+        let unwell = |host: &&HostReport| Health::of(host, view.verdicts.hosts.get(&host.id)) != Health::Healthy;
+        let degraded: Vec<&str> = view.inventory.hosts.values().filter(unwell).map(|host| host.name.as_str()).collect();
         if !absent.is_empty() {
             let hint = "start it again: `lattice-host --data-dir …`; or look at its network".to_owned();
             self.add("hosts", Verdict::Wrong, format!("{answering} answer; silent: {}", absent.join(", ")), Some(hint));

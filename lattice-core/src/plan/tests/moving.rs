@@ -1,68 +1,9 @@
 //! What moves, what makes room, and what stays.
 
+use super::lattice::*;
 use super::*;
 use crate::needs::{Class, Needs, Spread, Strategy};
-use crate::inventory::tests::carry_out;
-use crate::wire::report::{HostReport, Profile};
 use crate::wire::verdict::Verdicts;
-
-/// A host of 1,000 thousandths of a core and 1,000 MiB.
-fn host(n: u8, region: &str) -> HostReport {
-    HostReport {
-        region: crate::id::Region::new(region).unwrap(),
-        profile: Profile { cpu_capacity: 1000, memory_mb: 1000, cpu_used: 0, memory_used_mb: 0 },
-        ..report(n, &format!("NEDGE0{}", n + 1))
-    }
-}
-
-fn four() -> Vec<HostReport> {
-    vec![host(0, "eu"), host(1, "eu"), host(2, "ap"), host(3, "ap")]
-}
-
-fn with(needs: Needs, max: u32) -> ComponentSpec {
-    ComponentSpec { needs, ..component(&[], max) }
-}
-
-/// A lattice that is planned again and again, as its hosts carry out what they are told.
-struct Lattice {
-    desired: Desired,
-    hosts: Vec<HostReport>,
-    state: PlanState,
-    revision: u64,
-}
-
-impl Lattice {
-    fn new(hosts: Vec<HostReport>) -> Self {
-        Self { desired: Desired::default(), hosts, state: PlanState::default(), revision: 0 }
-    }
-
-    fn set(&mut self, id: &str, spec: ComponentSpec) {
-        self.desired.components.insert(actor(id), spec);
-    }
-
-    fn plan(&mut self) -> Plan {
-        self.revision += 1;
-        let inventory = Inventory::new(self.hosts.clone(), self.state.assignments.values());
-        let plan = plan(&self.desired, Revision(self.revision), &inventory, &Verdicts::default(), &self.state);
-        self.state = self.state.after(&plan, Revision(self.revision));
-        plan
-    }
-
-    /// Every host runs what it was told.
-    fn apply(&mut self) {
-        for host in &mut self.hosts {
-            if let Some(assignment) = self.state.assignments.get(&host.id) {
-                carry_out(host, assignment);
-            }
-        }
-    }
-
-    /// Instances on each of the hosts.
-    fn shares(&self, id: &str) -> Vec<u32> {
-        let shares = self.state.shares_of(&actor(id));
-        self.hosts.iter().map(|host| shares.get(&host.id).copied().unwrap_or(0)).collect()
-    }
-}
 
 #[test]
 fn spread_over_regions_then_hosts_and_scaled_both_ways() {
