@@ -94,7 +94,7 @@ impl Judged {
 
 /// Health of a host by its own report and by what is made of it, whichever is worse.
 pub(crate) fn health(report: &HostReport, view: &View) -> Health {
-    Judged::of(&report.id, view).map_or(Health::Healthy, |judged| judged.health()).max(Health::of(report))
+    Judged::of(&report.id, view).map_or(Health::Healthy, |judged| judged.health()).max(Health::of(report, None))
 }
 
 /// What a host still runs that is being drained.

@@ -16,6 +16,7 @@ use crate::error::{CommandError, Outcome};
 use crate::local::context;
 use crate::output::{Document, Output, columns, new_causes};
 use crate::scheduler;
+use crate::standing;
 use crate::view::View;
 
 /// Oldest nats-server that is good enough.
@@ -142,7 +143,7 @@ impl Report {
         let answering = view.inventory.hosts.len();
         let absent: Vec<String> =
             view.inventory.absent.keys().filter(|host| !view.was_stopped(host)).map(|host| view.inventory.name_of(host)).collect();
-        let unwell = |host: &&HostReport| Health::of(host, view.verdicts.hosts.get(&host.id)) != Health::Healthy;
+        let unwell = |host: &&HostReport| standing::health(host, view) != Health::Healthy;
         let degraded: Vec<&str> = view.inventory.hosts.values().filter(unwell).map(|host| host.name.as_str()).collect();
         if !absent.is_empty() {
             let hint = "start it again: `lattice-host --data-dir …`; or look at its network".to_owned();
