@@ -17,6 +17,8 @@ pub(crate) struct Bench {
     pub(crate) rounds: usize,
     /// Whether this run only shows that everything works: rows do less per round, too.
     pub(crate) quick: bool,
+    /// Whether rows that wait for something that should not happen wait for as long as the goal says.
+    pub(crate) long: bool,
     /// A folder that is gone after the run.
     pub(crate) scratch: PathBuf,
     programs: PathBuf,
@@ -38,6 +40,7 @@ impl Bench {
         Ok(Self {
             rounds: if quick { QUICK_ROUNDS } else { ROUNDS },
             quick,
+            long: false,
             scratch: scratch.to_owned(),
             programs: given("LATTICE_PROGRAMS", guests.join("examples")),
             actors: given("LATTICE_ACTORS", guests),

@@ -11,6 +11,8 @@ mod bench;
 mod counters;
 mod dirty;
 mod fixed;
+mod fleet;
+mod flow;
 mod gate;
 mod load;
 mod machine;

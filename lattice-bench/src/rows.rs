@@ -21,12 +21,14 @@
 mod activation;
 pub(crate) mod code;
 mod compute;
+mod detector;
+mod failover;
 mod http;
 mod idle;
 mod keyvalue;
 mod neighbours;
 mod pipeline;
-mod placement;
+pub(crate) mod placement;
 mod requests;
 pub(crate) mod residents;
 
@@ -121,6 +123,27 @@ pub(crate) const FAMILIES: &[Family] = &[
         name: "heartbeats",
         about: "a heartbeat to a scheduler that knows 100, 1,000 and 10,000 hosts",
         run: |bench| Box::pin(placement::heartbeats(bench)),
+    },
+    Family {
+        name: "detector",
+        about: "a heartbeat to a failover actor's detector that knows 100 and 10,000 hosts",
+        run: |bench| Box::pin(detector::heartbeats(bench)),
+    },
+    Family {
+        name: "killed",
+        about: "kill -9 of a host at 1,000 messages a second to the first good result elsewhere, step by step",
+        run: |bench| Box::pin(failover::killed(bench)),
+    },
+    Family {
+        name: "silent",
+        about: "the same with a host that is stopped and says nothing",
+        run: |bench| Box::pin(failover::silent(bench)),
+    },
+    Family { name: "quiet", about: "verdicts while every core is busy and nobody fails", run: |bench| Box::pin(failover::quiet(bench)) },
+    Family {
+        name: "crowd",
+        about: "kill, silence and no verdict at all beside 100 and 1,000 simulated hosts",
+        run: |bench| Box::pin(failover::crowds(bench)),
     },
 ];
 

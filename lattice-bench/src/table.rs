@@ -27,6 +27,9 @@ pub(crate) struct Arguments {
     /// Few rounds: shows that everything works, its numbers do not count
     #[arg(long)]
     quick: bool,
+    /// Rows that wait for something that should not happen wait for ten minutes instead of one
+    #[arg(long, conflicts_with = "quick")]
+    long: bool,
     /// Write everything to this file, too
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
@@ -68,7 +71,7 @@ pub(crate) async fn run(arguments: &Arguments) -> Result<(), Error> {
     }
     let families = selected(&arguments.only)?;
     let scratch = tempfile::tempdir()?;
-    let bench = Bench::new(arguments.quick, scratch.path())?;
+    let bench = Bench { long: arguments.long, ..Bench::new(arguments.quick, scratch.path())? };
     let begin = Instant::now();
     let mut rows = Vec::new();
     for family in families {

@@ -195,7 +195,11 @@ impl Crowd {
     }
 }
 
-fn report(number: usize) -> Result<HostReport, Error> {
+/// What the simulated host with this number says of itself.
+///
+/// # Errors
+/// None: the names are of the form that names have.
+pub(crate) fn report(number: usize) -> Result<HostReport, Error> {
     let letters: String = format!("{number:05}").bytes().map(|digit| char::from(digit - b'0' + b'A')).collect();
     Ok(HostReport {
         id: HostId::new(format!("N{letters}{}", "A".repeat(50)))?,
