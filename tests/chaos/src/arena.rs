@@ -17,6 +17,7 @@ use lattice_core::id::{HostName, LatticeName};
 use rustix::process::Signal;
 use tokio::runtime::Runtime;
 
+use crate::code;
 use crate::disk::Disk;
 use crate::load::Load;
 use crate::observer::Observer;
@@ -97,11 +98,12 @@ pub(crate) struct Arena {
 }
 
 impl Arena {
-    /// Starts everything and waits until results come.
+    /// Starts everything and waits until it works. Hosts begin with the compiled code in `cache`, and what they compile goes
+    /// there: it takes longer than most faults.
     ///
     /// # Errors
     /// Something that the row needs is not there on this machine.
-    pub(crate) fn start(shape: &Shape) -> Result<Self, String> {
+    pub(crate) fn start(shape: &Shape, cache: &Path) -> Result<Self, String> {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().expect("a runtime");
         let mut world = World::bare();
         let disk = mount(shape.store, world.folder())?;
@@ -111,15 +113,17 @@ impl Arena {
         let client = connect(&runtime, &servers);
         until_jetstream(&runtime, &client);
         let lattice = LatticeName::new("default").expect("a name");
+        CONTROL.iter().for_each(|name| code::lay_out(cache, &world.host_dir(name)));
         up(&world);
         world.line(&format!("config put failover profile={}", shape.profile)).ok();
         let observer = Observer::start(runtime.handle(), &client, &lattice);
-        let workers: Vec<Worker> = (1..=shape.workers).map(|number| worker(&world, &runtime, &servers, number)).collect();
-        let bystander = host(&world, BYSTANDER, &world.nats_url, &["role=bystander"]);
+        let workers: Vec<Worker> = (1..=shape.workers).map(|number| worker(&world, &runtime, &servers, cache, number)).collect();
+        let bystander = host(&world, BYSTANDER, &world.nats_url, cache, &["role=bystander"]);
         for name in workers.iter().map(|worker| worker.name.as_str()).chain([BYSTANDER]) {
             world.until_ready(name);
         }
         actors(&world, shape.workers);
+        code::keep(&world.host_dir(CONTROL[0]), &world.folder().join("WORKER1"), cache);
         if shape.servers > 1 {
             replicate(&runtime, &client);
         }
@@ -359,10 +363,16 @@ fn connect(runtime: &Runtime, servers: &Servers) -> async_nats::Client {
     runtime.block_on(options.connect(servers.url())).expect("the servers listen")
 }
 
+fn context(runtime: &Runtime, client: &async_nats::Client) -> jetstream::Context {
+    // It has a task of its own.
+    let _guard = runtime.enter();
+    jetstream::new(client.clone())
+}
+
 /// A cluster needs a moment until it has a leader.
 fn until_jetstream(runtime: &Runtime, client: &async_nats::Client) {
-    let context = jetstream::new(client.clone());
-    until("JetStream works", &mut || runtime.block_on(context.query_account()).ok());
+    let context = context(runtime, client);
+    until("JetStream works", &mut || runtime.block_on(async { context.query_account().await }).ok());
 }
 
 fn up(world: &World) {
@@ -373,18 +383,18 @@ fn up(world: &World) {
     world.ctl(&[line.as_slice(), &more, &[data.to_str().expect("UTF-8")]].concat()).ok();
 }
 
-fn worker(world: &World, runtime: &Runtime, servers: &Servers, number: usize) -> Worker {
+fn worker(world: &World, runtime: &Runtime, servers: &Servers, cache: &Path, number: usize) -> Worker {
     let name = format!("WORKER{number}");
     let link = (servers.count() == 1).then(|| Proxy::start(runtime.handle(), servers.addresses()));
     let url = link.as_ref().map_or_else(|| servers.url(), Proxy::url);
     let labels: &[&str] = if number == 1 { &["role=worker", "seat=first"] } else { &["role=worker"] };
-    let process = host(world, &name, &url, labels);
+    let process = host(world, &name, &url, cache, labels);
     Worker { name: HostName::new(name).expect("a name"), link, process }
 }
 
-fn host(world: &World, name: &str, url: &str, labels: &[&str]) -> HostProcess {
+fn host(world: &World, name: &str, url: &str, cache: &Path, labels: &[&str]) -> HostProcess {
     let folder = world.folder().join(name);
-    std::fs::create_dir_all(&folder).expect("a folder");
+    code::lay_out(cache, &folder);
     let region = format!("region={REGION}");
     let mut flags = vec!["--lattice", "default", "--name", name, "--nats-url", url, "--label", &region];
     for label in labels {
@@ -416,10 +426,10 @@ fn actors(world: &World, workers: usize) {
 
 /// Gives every stream as many copies as a cluster is for.
 fn replicate(runtime: &Runtime, client: &async_nats::Client) {
-    let context = jetstream::new(client.clone());
+    let context = context(runtime, client);
     for info in streams(runtime, client) {
         let config = jetstream::stream::Config { num_replicas: REPLICAS, ..info.config };
-        runtime.block_on(context.update_stream(config)).expect("a stream may have replicas");
+        runtime.block_on(async { context.update_stream(config).await }).expect("a stream may have replicas");
     }
     until_in_step(runtime, client);
 }
@@ -438,7 +448,7 @@ fn until_in_step(runtime: &Runtime, client: &async_nats::Client) {
 
 fn streams(runtime: &Runtime, client: &async_nats::Client) -> Vec<Info> {
     use futures::TryStreamExt as _;
-    let context = jetstream::new(client.clone());
+    let context = context(runtime, client);
     let begun = Instant::now();
     until("the streams are listed", &mut || {
         let listed: Result<Vec<Info>, _> = runtime.block_on(async {

@@ -105,6 +105,7 @@ struct Shared {
 impl Load {
     /// Begins to send `rate` readings a second.
     pub(crate) fn start(runtime: &Handle, client: async_nats::Client, rate: u32) -> Self {
+        let _guard = runtime.enter();
         let mut jetstream = jetstream::new(client);
         jetstream.set_timeout(CONFIRMED_WITHIN);
         let shared = Arc::new(Shared {

@@ -9,6 +9,7 @@
 
 mod arena;
 mod check;
+mod code;
 mod dice;
 mod disk;
 mod load;
@@ -72,11 +73,12 @@ fn main() -> ExitCode {
         eprintln!("lattice-chaos: no row {unknown}; --list shows them");
         return ExitCode::from(2);
     }
+    let cache = tempfile::tempdir().expect("a folder");
     let mut report = report::Report::new(arguments.seed);
     for row in ROWS.iter().filter(wanted) {
         for number in 0..arguments.runs {
             eprintln!("{} {}", row.name, row.about);
-            let run = row.run(arguments.seed + u64::from(number), Duration::from_secs(arguments.seconds));
+            let run = row.run(arguments.seed + u64::from(number), Duration::from_secs(arguments.seconds), cache.path());
             report.add(row, run);
         }
     }

@@ -8,6 +8,7 @@ mod hosts;
 mod links;
 mod servers;
 
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use serde::Serialize;
@@ -168,11 +169,12 @@ pub(crate) const ROWS: &[Row] = &[
 ];
 
 impl Row {
-    /// Runs it once.
-    pub(crate) fn run(&'static self, seed: u64, length: Duration) -> Run {
+    /// Runs it once, with the compiled code in `cache`.
+    pub(crate) fn run(&'static self, seed: u64, length: Duration, cache: &Path) -> Run {
         let begun = Instant::now();
         // On a thread of its own: whatever fails inside ends this row and no other.
-        let outcome = std::thread::Builder::new().name(self.name.to_owned()).spawn(move || self.run_once(seed, length));
+        let cache = cache.to_owned();
+        let outcome = std::thread::Builder::new().name(self.name.to_owned()).spawn(move || self.run_once(seed, length, &cache));
         let outcome = outcome.map_err(|error| error.to_string()).map(std::thread::JoinHandle::join);
         let mut run = match outcome {
             Ok(Ok(run)) => run,
@@ -183,8 +185,8 @@ impl Row {
         run
     }
 
-    fn run_once(&self, seed: u64, length: Duration) -> Run {
-        let mut arena = match Arena::start(&self.shape) {
+    fn run_once(&self, seed: u64, length: Duration, cache: &Path) -> Run {
+        let mut arena = match Arena::start(&self.shape, cache) {
             Ok(arena) => arena,
             Err(why) => return Run { skipped: Some(why), ..Run::broken(String::new()) }.whole(),
         };
