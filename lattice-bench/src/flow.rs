@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use futures::StreamExt as _;
+use futures::future::BoxFuture;
 use futures::stream::FuturesUnordered;
 use lattice_nats::Connection;
 use tokio::task::JoinHandle;
@@ -178,7 +179,7 @@ async fn hear(mut results: async_nats::Subscriber, state: Arc<Mutex<State>>) {
 async fn send(stream: async_nats::jetstream::Context, rate: u32, state: Arc<Mutex<State>>) {
     let mut ticks = tokio::time::interval(Duration::from_secs(1).checked_div(rate).unwrap_or(LOOK_AGAIN));
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Burst);
-    let mut confirmations = FuturesUnordered::new();
+    let mut confirmations: FuturesUnordered<BoxFuture<'static, (usize, bool)>> = FuturesUnordered::new();
     loop {
         let stopping = lock(&state).stopping;
         if stopping && confirmations.is_empty() {
@@ -197,14 +198,16 @@ async fn send(stream: async_nats::jetstream::Context, rate: u32, state: Arc<Mute
                     state.readings.push((false, 0));
                     state.readings.len() - 1
                 };
-                let publish = stream.publish(format!("edge.sensor.{TOKEN}"), format!("say flow {number}").into());
-                confirmations.push(async move {
-                    match publish.await {
-                        Ok(confirmation) => (number, confirmation.await.is_ok()),
-                        Err(_) => (number, false),
-                    }
-                });
+                confirmations.push(Box::pin(confirm(stream.clone(), number)));
             }
         }
+    }
+}
+
+/// Publishes a reading and says whether the stream has it.
+async fn confirm(stream: async_nats::jetstream::Context, number: usize) -> (usize, bool) {
+    match stream.publish(format!("edge.sensor.{TOKEN}"), format!("say flow {number}").into()).await {
+        Ok(confirmation) => (number, confirmation.await.is_ok()),
+        Err(_) => (number, false),
     }
 }
