@@ -53,27 +53,27 @@ build: tools ## Build lattice-ctl, lattice-host and the rest for this machine
 	$(CARGO) build --locked
 
 .PHONY: actors
-actors: tools ## Build the actors: edge-processor for both drafts of wasi:config, scheduler
+actors: tools ## Build the actors: edge-processor for both drafts of wasi:config, scheduler, failover
 	$(GUEST_BUILD) -p edge-processor --no-default-features --features config-rc1
 	cp $(GUESTS)/edge_processor.wasm $(GUESTS)/edge_processor_rc1.wasm
 	$(GUEST_BUILD) -p edge-processor
-	$(GUEST_BUILD) -p scheduler
+	$(GUEST_BUILD) -p scheduler -p failover
 
 .PHONY: programs
 programs: tools ## Build the guest programs that tests use
 	$(GUEST_BUILD) -p programs --examples
 
 .PHONY: install
-install: build actors ## Copy the binaries and the scheduler to ~/.local/bin (PREFIX=… to change)
+install: build actors ## Copy the binaries and the system actors to ~/.local/bin (PREFIX=… to change)
 	install -D -t $(or $(PREFIX),$(HOME)/.local)/bin $(BIN)/lattice-ctl $(BIN)/lattice-host
-	install -m 644 -t $(or $(PREFIX),$(HOME)/.local)/bin $(GUESTS)/scheduler.wasm
+	install -m 644 -t $(or $(PREFIX),$(HOME)/.local)/bin $(GUESTS)/scheduler.wasm $(GUESTS)/failover.wasm
 
 ##@ Check
 .PHONY: lint
 lint: ## Format and clippy, warnings denied
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --locked --all-targets -- -D warnings
-	$(CARGO) clippy --locked --target wasm32-wasip2 -p edge-processor -p scheduler -p programs --all-targets -- -D warnings
+	$(CARGO) clippy --locked --target wasm32-wasip2 -p edge-processor -p scheduler -p failover -p programs --all-targets -- -D warnings
 	@if command -v cargo-deny >/dev/null; then $(CARGO) deny --log-level error check bans licenses sources; fi
 
 .PHONY: doc

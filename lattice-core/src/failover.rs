@@ -28,6 +28,7 @@ use std::collections::{BTreeMap, VecDeque};
 use serde::Deserialize;
 
 use crate::desired::NodeSpec;
+use crate::fault::Faults;
 use crate::id::{HostId, LatticeName, Region, Revision};
 pub use crate::liveness::FailoverSettings;
 use crate::liveness::{Cut, Detector, Judgement, Opinion, millis};
@@ -192,6 +193,12 @@ impl Failover {
         }
     }
 
+    /// With a seeded bug.
+    #[must_use]
+    pub fn with_faults(self, faults: Faults) -> Self {
+        Self { detector: self.detector.with_faults(faults), ..self }
+    }
+
     /// A message of any kind that the replica hears; `wall_ms` is for people. What makes no sense is counted and changes
     /// nothing.
     pub fn handle_message(&mut self, subject: &str, payload: &[u8], now: Millis, wall_ms: u64) {
@@ -259,7 +266,9 @@ impl Failover {
             CLIENT_CLOSED => Cut::ProcessGone,
             _ => Cut::LinkDown,
         };
-        self.detector.handle_disconnect(&host, &incarnation, cut, now);
+        if self.detector.handle_disconnect(&host, &incarnation, cut, now) && self.outbox.len() < MAX_OUTBOX {
+            self.outbox.push_back(Step::Ask(host));
+        }
     }
 
     fn handle_bye(&mut self, subject: &str, payload: &[u8], now: Millis) {
@@ -530,19 +539,22 @@ impl Failover {
 
     /// The next judgement, by the time up to which everything was heard.
     fn poll_judgement(&mut self, now: Millis) -> Option<Step> {
-        let judgement = self.detector.poll(self.judged_until(now));
-        match judgement {
-            Some(Judgement::Ask(host)) => return Some(Step::Ask(host)),
-            Some(Judgement::Store(opinion)) => return Some(self.commit_verdict(opinion, now)),
-            Some(Judgement::Freeze { region, host, suspects, of }) => {
-                let reason = format!("{suspects} of {of} hosts of {region} are silent: nothing moves there for a while");
-                return self.commit_freeze(&region, Some(host), true, reason, now);
+        while let Some(judgement) = self.detector.poll(self.judged_until(now)) {
+            let step = match judgement {
+                Judgement::Ask(host) => Some(Step::Ask(host)),
+                Judgement::Store(opinion) => Some(self.commit_verdict(opinion, now)),
+                Judgement::Freeze { region, host, suspects, of } => {
+                    let reason = format!("{suspects} of {of} hosts of {region} are silent: nothing moves there for a while");
+                    self.commit_freeze(&region, Some(host), true, reason, now)
+                }
+                Judgement::Thaw { region } => {
+                    let reason = format!("moves of {region} go on, slowly");
+                    self.commit_freeze(&region, None, false, reason, now)
+                }
+            };
+            if step.is_some() {
+                return step;
             }
-            Some(Judgement::Thaw { region }) => {
-                let reason = format!("moves of {region} go on, slowly");
-                return self.commit_freeze(&region, None, false, reason, now);
-            }
-            None => {}
         }
         let quarantine = self.poison.poll(&self.stored, now)?;
         let quarantine = Quarantine { at_ms: self.wall_ms(now), ..quarantine };
@@ -561,7 +573,7 @@ impl Failover {
 
     fn commit_freeze(&mut self, region: &Region, host: Option<HostId>, frozen: bool, reason: String, now: Millis) -> Option<Step> {
         let known = self.stored.freezes.get(region);
-        if known.is_some_and(|known| known.frozen == frozen) {
+        if known.is_some_and(|known| known.frozen) == frozen {
             return None;
         }
         let host = host.or_else(|| known.and_then(|known| known.host.clone()));

@@ -57,13 +57,12 @@ impl Poison {
     pub(super) fn handle_heartbeat(&mut self, report: &HostReport, desired: &Desired, now: Millis) {
         for (actor, component) in &report.components {
             let known = self.actors.contains_key(actor);
-            let fails = failures(component) > 0;
+            if !known && (failures(component) == 0 || self.actors.len() >= MAX_ACTORS) {
+                continue;
+            }
             let Some(spec) = desired.components.get(actor).filter(|spec| spec.digest == component.digest && spec.system.is_none()) else {
                 continue;
             };
-            if !(fails || known) || (!known && self.actors.len() >= MAX_ACTORS) {
-                continue;
-            }
             let slate = self.actors.entry(actor.clone()).or_insert_with(|| Slate::new(spec.digest.clone(), changed_at(desired, actor)));
             slate.handle_report(&report.id, component, now);
         }

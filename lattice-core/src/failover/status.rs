@@ -13,6 +13,8 @@ use crate::wire::event::{Event, EventKind};
 use crate::wire::failover::{Failover as Record, FailoverStatus, HealthCheck};
 use crate::wire::verdict::{Quarantine, Standing, Verdict};
 
+/// How long a host that is gone and has no work is shown.
+const SHOW_GONE_MS: Millis = 600_000;
 /// Hosts and reasons that one event names.
 const MAX_NAMED: usize = 32;
 
@@ -55,7 +57,11 @@ impl Failover {
             last_heartbeat_ms: now.saturating_sub(view.heard),
             error_count: view.errors,
         };
-        let mut hosts: Vec<HealthCheck> = self.detector.hosts().map(check).collect();
+        let needed = |host: &HostId| self.stored.plan.assignments.get(host).is_some_and(|share| !share.components.is_empty());
+        let shown = |view: &HostView<'_>| {
+            view.standing != Some(Standing::Dead) || now.saturating_sub(view.heard) < SHOW_GONE_MS || needed(view.host)
+        };
+        let mut hosts: Vec<HealthCheck> = self.detector.hosts().filter(shown).map(check).collect();
         hosts.sort_by(|a, b| a.node_id.cmp(&b.node_id));
         hosts
     }

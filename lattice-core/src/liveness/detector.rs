@@ -6,6 +6,7 @@ use super::brakes::Brakes;
 use super::settings::{FailoverSettings, millis};
 use super::watch::{Life, Progress, Watch};
 use super::{Cut, Judgement};
+use crate::fault::Faults;
 use crate::id::{HostId, HostName, Incarnation, Region};
 use crate::scheduler::{MAX_HOSTS, Millis};
 use crate::wire::report::HostReport;
@@ -32,6 +33,9 @@ pub struct Detector {
     /// When anything was heard last.
     heard: Millis,
     gaps: u64,
+    /// Whether the verdicts were read once: those that were there before cost nothing.
+    primed: bool,
+    faults: Faults,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -91,7 +95,15 @@ impl Detector {
             window: now,
             heard: now,
             gaps: 0,
+            primed: false,
+            faults: Faults::default(),
         }
+    }
+
+    /// With a seeded bug.
+    #[must_use]
+    pub fn with_faults(self, faults: Faults) -> Self {
+        Self { faults, ..self }
     }
 
     /// The settings in force.
@@ -138,7 +150,7 @@ impl Detector {
             }
         }
         let Some(watch) = self.hosts.get_mut(&report.id) else { return false };
-        if watch.seen && !watch.is_news(report) || !watch.seen && report.incarnation < watch.incarnation {
+        if !watch.is_news(report) {
             return false;
         }
         if watch.counted && watch.region != report.region {
@@ -157,14 +169,17 @@ impl Detector {
         true
     }
 
-    /// The connection of a start of a host has ended.
-    pub fn handle_disconnect(&mut self, host: &HostId, incarnation: &Incarnation, cut: Cut, now: Millis) {
+    /// The connection of a start of a host has ended; whether that matters. The host may have another one by now: whoever
+    /// asks it for a heartbeat hears within the grace.
+    pub fn handle_disconnect(&mut self, host: &HostId, incarnation: &Incarnation, cut: Cut, now: Millis) -> bool {
         self.hear(now);
-        let Some(watch) = self.hosts.get_mut(host).filter(|watch| watch.incarnation == *incarnation) else { return };
-        if watch.cut(cut, now) {
+        let Some(watch) = self.hosts.get_mut(host).filter(|watch| watch.incarnation == *incarnation) else { return false };
+        let open = watch.cut(cut, now);
+        if open {
             self.doubt(host, now);
             self.settle(host, now);
         }
+        open
     }
 
     /// A start of a host leaves on purpose.
@@ -224,6 +239,7 @@ impl Detector {
         for (host, verdict) in &verdicts.hosts {
             self.handle_verdict(host, Some(verdict), now);
         }
+        self.primed = true;
     }
 
     /// What is stored about one host.
@@ -235,20 +251,27 @@ impl Detector {
             self.insert(Watch::new(host.clone(), name, region, incarnation, now));
         }
         let Some(watch) = self.hosts.get_mut(host) else { return };
-        let known = watch.stored.is_some();
         let died = watch.handle_stored(verdict, &self.settings, now);
         let accident = verdict.is_some_and(|verdict| !matches!(verdict.evidence, Evidence::Left | Evidence::Operator));
-        if died && known && accident {
-            self.brakes.spend(&watch.region, host, now);
+        if watch.life == Life::Heard {
+            if let Some(since) = watch.doubted.take() {
+                self.brakes.clear(&watch.region, host, since);
+                self.brakes.enter(&watch.region);
+                watch.counted = true;
+            }
+        } else if watch.counted && accident {
+            self.doubt(host, now);
         }
-        if watch.life == Life::Heard
-            && let Some(since) = watch.doubted.take()
-        {
-            self.brakes.clear(&watch.region, host, since);
-            self.brakes.enter(&watch.region);
-            watch.counted = true;
+        if died && accident && self.primed {
+            self.spend(host, now);
         }
         self.settle(host, now);
+    }
+
+    fn spend(&mut self, host: &HostId, now: Millis) {
+        if let Some(watch) = self.hosts.get(host) {
+            self.brakes.spend(&watch.region, host, now);
+        }
     }
 
     /// The verdict that was asked for last about `host` could not be stored; it may be asked for again.
@@ -343,7 +366,7 @@ impl Detector {
     /// Whether nothing at all was heard for so long that the fault is on this side.
     fn is_blind(&self, now: Millis) -> bool {
         let gap = millis(self.settings.profile.heartbeat()).saturating_mul(GAP_HALF_INTERVALS) / 2;
-        now.saturating_sub(self.heard) > gap
+        now.saturating_sub(self.heard) > gap && !self.faults.gap_is_silence()
     }
 
     /// Something was heard, so that this side works.

@@ -32,6 +32,11 @@ pub fn hold_ms(settings: &FailoverSettings, flaps: u32) -> u64 {
     first.saturating_mul(factor.min(MAX_FLAP_FACTOR))
 }
 
+/// How long a host has to come back after its connection has ended: a tenth of a heartbeat's interval on slow links.
+fn grace_ms(settings: &FailoverSettings) -> u64 {
+    millis(DISCONNECT_GRACE).max(millis(settings.profile.heartbeat()) / 10)
+}
+
 /// What the observer knows of one host.
 #[derive(Debug)]
 pub(super) struct Watch {
@@ -249,7 +254,7 @@ impl Watch {
     pub(super) fn due(&self, window: Millis, settings: &FailoverSettings) -> Option<Millis> {
         let life = match self.life {
             Life::Heard => Some(self.heard.max(window).saturating_add(self.patience(settings))),
-            Life::Cut { at, .. } => Some(at.saturating_add(millis(DISCONNECT_GRACE))),
+            Life::Cut { at, .. } => Some(at.saturating_add(grace_ms(settings))),
             Life::Asked { next, .. } => Some(next),
             Life::Gone { .. } => self.held_until,
         };
@@ -268,7 +273,7 @@ impl Watch {
                 self.life = Life::Asked { since: now, evidence: Evidence::Silent, times: 0, next: now };
                 return Progress::Doubted;
             }
-            Life::Cut { at, evidence } if now.saturating_sub(at) >= millis(DISCONNECT_GRACE) => {
+            Life::Cut { at, evidence } if now.saturating_sub(at) >= grace_ms(settings) => {
                 self.life = Life::Gone { since: at, evidence };
                 return Progress::Gone;
             }
