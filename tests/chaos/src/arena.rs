@@ -360,7 +360,8 @@ fn connect(runtime: &Runtime, servers: &Servers) -> async_nats::Client {
         .reconnect_delay_callback(|_attempts| Duration::from_millis(50))
         .ping_interval(Duration::from_secs(2))
         .subscription_capacity(1 << 20);
-    runtime.block_on(options.connect(servers.url())).expect("the servers listen")
+    let all: Vec<async_nats::ServerAddr> = servers.url().split(',').map(|url| url.parse().expect("an address")).collect();
+    runtime.block_on(options.connect(all)).expect("the servers listen")
 }
 
 fn context(runtime: &Runtime, client: &async_nats::Client) -> jetstream::Context {
