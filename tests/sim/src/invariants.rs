@@ -1,0 +1,327 @@
+//! What must never happen, watched from where nobody can be wrong about it: the server's own order of things and the true
+//! time.
+//!
+//! The first breach ends the run; everything after it could be its consequence.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use lattice_core::id::{Generation, HostId};
+use lattice_core::needs::Class;
+use lattice_core::ownership::SlotId;
+use lattice_core::plan::Head;
+use lattice_core::subject;
+use lattice_core::timing::LEASE_TTL;
+use lattice_core::wire::assignment::Assignment;
+use lattice_core::wire::ownership::EpochRecord;
+use lattice_core::wire::verdict::{Evidence, Standing, Verdict};
+use lattice_core::wire;
+
+use crate::clock::Millis;
+use crate::env::HostIx;
+use crate::scene;
+use crate::store::Put;
+
+/// The rules.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Rule {
+    /// The generation of the assignment that a host follows never falls, also not over a restart.
+    GenerationFell,
+    /// Each plan's parent is the plan before it, and its generation one more.
+    PlanChain,
+    /// The epoch of a slot never goes to an older plan.
+    TermFell,
+    /// Only the owner of a slot stores effects of it.
+    StaleWrite,
+    /// No two hosts run a slot of a strict actor at once, nor does one act for it while another runs it.
+    TwoOwners,
+    /// Every reading that was accepted is listed once, in order, and its result is published once.
+    Once,
+    /// Whoever is heard is not taken for gone.
+    FalseVerdict,
+    /// Hosts are taken for gone one after the other.
+    Budget,
+    /// A lease is stored with a time to live.
+    LeaseTtl,
+    /// Some time after the last fault everything that is wanted runs, where it is wanted, and nothing is left to do.
+    Settled,
+}
+
+/// A rule that does not hold.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Breach {
+    /// Which.
+    pub rule: Rule,
+    /// When.
+    pub at: Millis,
+    /// What happened.
+    pub what: String,
+}
+
+/// Verdicts for which the budget does not count within this time are too many: replicas that do not know of each other's
+/// yet each have their own.
+const BUDGET_WINDOW: Millis = 4_000;
+/// Hosts that may be taken for gone within [`BUDGET_WINDOW`]: one for each of two replicas, and the one that is free.
+const BUDGET: usize = 3;
+
+/// The watchers.
+#[derive(Debug, Default)]
+pub struct Watch {
+    breach: Option<Breach>,
+    now: Millis,
+    head: Generation,
+    followed: BTreeMap<HostId, Generation>,
+    epochs: BTreeMap<SlotId, EpochRecord>,
+    accepted: BTreeMap<(SlotId, u32), u64>,
+    listed: BTreeMap<(SlotId, u32), u64>,
+    published: BTreeMap<(SlotId, u32), u64>,
+    running: BTreeMap<SlotId, BTreeSet<HostIx>>,
+    asleep: BTreeSet<HostIx>,
+    standing: BTreeMap<HostId, Verdict>,
+    deaths: Vec<Millis>,
+    /// Counts that show what a run was about.
+    pub seen: Seen,
+}
+
+/// What a run was about.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Seen {
+    /// Plans.
+    pub plans: u64,
+    /// Epochs that were raised.
+    pub epochs: u64,
+    /// Commits of effects.
+    pub commits: u64,
+    /// Readings accepted.
+    pub accepted: u64,
+    /// Hosts taken for gone.
+    pub deaths: u64,
+    /// Verdicts that say that a lease has ended.
+    pub leases_ended: u64,
+    /// Slots started.
+    pub starts: u64,
+}
+
+impl Watch {
+    /// The first breach.
+    pub fn breach(&self) -> Option<&Breach> {
+        self.breach.as_ref()
+    }
+
+    /// Notes a breach; only the first counts.
+    pub fn fail(&mut self, rule: Rule, what: String) {
+        if self.breach.is_none() {
+            self.breach = Some(Breach { rule, at: self.now, what });
+        }
+    }
+
+    /// Time has come to `now`.
+    pub fn handle_time(&mut self, now: Millis) {
+        self.now = now;
+    }
+
+    /// A host follows an assignment.
+    pub fn handle_followed(&mut self, host: &HostId, generation: Generation) {
+        let before = self.followed.insert(host.clone(), generation).unwrap_or_default();
+        if generation < before {
+            self.fail(Rule::GenerationFell, format!("host {host} follows generation {generation} after {before}"));
+        }
+    }
+
+    /// A batch was stored, by the host on a connection of this name if by a host.
+    pub fn handle_stored(&mut self, writer: Option<&(HostIx, String)>, stream: &str, batch: &[Put], now: Millis) {
+        self.now = now;
+        let lattice = scene::lattice();
+        if stream == subject::bucket_stream(&subject::plan_bucket(&lattice)) {
+            self.handle_plan(batch);
+        } else if stream == subject::bucket_stream(&subject::verdict_bucket(&lattice)) {
+            batch.iter().for_each(|put| self.handle_verdict(put));
+        } else if stream == subject::lease_stream(&lattice) {
+            if batch.iter().any(|put| put.ttl != Some(LEASE_TTL.as_millis() as Millis) && writer.is_some() && !is_revocation(put)) {
+                self.fail(Rule::LeaseTtl, "a lease was stored for ever".to_owned());
+            }
+        } else if let Some((name, ..)) = scene::OWNED.iter().find(|(name, ..)| stream == scene::bucket_stream(name)) {
+            batch.iter().for_each(|put| self.handle_effect(writer, name, put));
+            self.seen.commits += 1;
+        }
+    }
+
+    fn handle_plan(&mut self, batch: &[Put]) {
+        let body = |put: &Put| put.body.clone();
+        let Some(last) = batch.last().and_then(body) else { return self.fail(Rule::PlanChain, "an empty plan".into()) };
+        let Ok(head) = wire::decode::<Head>(&last) else { return self.fail(Rule::PlanChain, "the head comes last".into()) };
+        if head.parent != self.head || head.generation != self.head.next() {
+            let (parent, generation, before) = (head.parent, head.generation, self.head);
+            self.fail(Rule::PlanChain, format!("plan {generation} over {parent} was stored over {before}"));
+        }
+        let others = batch.iter().rev().skip(1).filter_map(body);
+        for assignment in others.filter_map(|body| wire::decode::<Assignment>(&body).ok()) {
+            if assignment.generation != head.generation {
+                self.fail(Rule::PlanChain, format!("{} changes in plan {} as {}", assignment.host, head.generation, assignment.generation));
+            }
+        }
+        self.head = head.generation;
+        self.seen.plans += 1;
+    }
+
+    fn handle_verdict(&mut self, put: &Put) {
+        let Some(verdict) = put.body.as_ref().and_then(|body| wire::decode::<Verdict>(body).ok()) else { return };
+        let dead = |verdict: &Verdict| verdict.standing == Standing::Dead;
+        let before = self.standing.insert(verdict.host.clone(), verdict.clone());
+        let was = before.as_ref().is_some_and(|before| dead(before) && before.incarnation == verdict.incarnation);
+        if dead(&verdict) && !was {
+            self.seen.deaths += 1;
+            if !matches!(verdict.evidence, Evidence::Left | Evidence::Operator) {
+                self.deaths.retain(|at| self.now.saturating_sub(*at) < BUDGET_WINDOW);
+                self.deaths.push(self.now);
+                if self.deaths.len() > BUDGET {
+                    self.fail(Rule::Budget, format!("{} hosts were taken for gone within {BUDGET_WINDOW} ms", self.deaths.len()));
+                }
+            }
+        }
+        if verdict.lease_ended && !before.is_some_and(|before| before.lease_ended) {
+            self.seen.leases_ended += 1;
+        }
+    }
+
+    fn handle_effect(&mut self, writer: Option<&(HostIx, String)>, name: &str, put: &Put) {
+        let body = put.body.as_deref().unwrap_or_default();
+        let lattice = scene::lattice();
+        let own = |kind: &str| format!("lat.{lattice}.act.{kind}.{name}.");
+        let slot_at = |text: &str, at: usize| text.split('.').nth(at).and_then(|number| number.parse().ok()).unwrap_or(u32::MAX);
+        let id = |slot: u32| SlotId { actor: scene::actor(name), slot };
+        if let Some(rest) = put.subject.strip_prefix(&own("epoch")) {
+            return self.handle_epoch(id(slot_at(rest, 1)), body);
+        }
+        let key = put.subject.strip_prefix(&format!("$KV.{name}."));
+        let slot = match (put.subject.strip_prefix(&own("applied")), key, put.subject.strip_prefix(&own("out"))) {
+            (Some(rest), ..) => id(slot_at(rest, 1)),
+            (_, Some(key), _) => id(slot_at(key, 1)),
+            (_, _, Some(rest)) => id(slot_at(rest, 2)),
+            (None, None, None) => return,
+        };
+        let owner = self.epochs.get(&slot).map(|record| subject::connection_name(&record.owner, &record.incarnation));
+        if owner.as_ref() != writer.map(|(_, name)| name) {
+            let writer = writer.map_or("nobody", |(_, name)| name);
+            self.fail(Rule::StaleWrite, format!("{writer} stores effects of {slot}, whose owner is {}", owner.unwrap_or_default()));
+        }
+        if let Some(key) = key {
+            let list: Vec<u64> = serde_json::from_slice(body).unwrap_or_default();
+            let sensor = (slot.clone(), slot_at(key, 2));
+            let known = self.listed.get(&sensor).copied().unwrap_or_default();
+            let length = list.len() as u64;
+            if !list.iter().copied().eq(1..=length) || length != known + 1 {
+                self.fail(Rule::Once, format!("readings of {slot} sensor {} are {list:?} after {known}", sensor.1));
+            }
+            self.listed.insert(sensor, length);
+        }
+    }
+
+    fn handle_epoch(&mut self, slot: SlotId, body: &[u8]) {
+        let Ok(record) = wire::decode::<EpochRecord>(body) else { return };
+        if let Some(before) = self.epochs.get(&slot)
+            && record.term < before.term
+        {
+            let what = format!("{slot} goes from {} of plan {} to {} of plan {}", before.owner, before.term, record.owner, record.term);
+            self.fail(Rule::TermFell, what);
+        }
+        self.epochs.insert(slot, record);
+        self.seen.epochs += 1;
+    }
+
+    /// A reading was stored.
+    pub fn handle_accepted(&mut self, slot: &SlotId, sensor: u32, number: u64) {
+        self.accepted.insert((slot.clone(), sensor), number);
+        self.seen.accepted += 1;
+    }
+
+    /// A message is on the core bus, as a subscriber next to the server sees it.
+    pub fn handle_published(&mut self, subject: &str, body: &[u8]) {
+        let Some(rest) = subject.strip_prefix("edge.result.") else { return };
+        let Some((name, slot)) = rest.split_once('.') else { return };
+        let slot = SlotId { actor: scene::actor(name), slot: slot.parse().unwrap_or(u32::MAX) };
+        let Ok([sensor, number]) = serde_json::from_slice::<[u64; 2]>(body) else { return };
+        let key = (slot, sensor as u32);
+        let before = self.published.insert(key.clone(), number).unwrap_or_default();
+        if number != before + 1 {
+            self.fail(Rule::Once, format!("subscribers see result {number} of {} sensor {sensor} after {before}", key.0));
+        }
+    }
+
+    /// A slot starts on a host.
+    pub fn handle_slot_started(&mut self, host: HostIx, slot: &SlotId) {
+        self.seen.starts += 1;
+        let all = self.running.entry(slot.clone()).or_default();
+        all.insert(host);
+        self.check_alone(slot);
+    }
+
+    /// A slot stops on a host.
+    pub fn handle_slot_stopped(&mut self, host: HostIx, slot: &SlotId) {
+        if let Some(all) = self.running.get_mut(slot) {
+            all.remove(&host);
+        }
+    }
+
+    /// A host acts for a strict slot in a way that no store can refuse.
+    pub fn handle_act(&mut self, host: HostIx, slot: &SlotId) {
+        if !self.running.get(slot).is_some_and(|all| all.contains(&host)) {
+            self.fail(Rule::TwoOwners, format!("h{host} acts for {slot}, which does not run there"));
+        }
+        self.check_alone(slot);
+    }
+
+    fn check_alone(&mut self, slot: &SlotId) {
+        if scene::OWNED.iter().any(|(name, class, _)| *name == slot.actor.as_str() && *class != Class::Strict) {
+            return;
+        }
+        let awake: Vec<HostIx> = self.running.get(slot).into_iter().flatten().filter(|host| !self.asleep.contains(*host)).copied().collect();
+        if awake.len() > 1 {
+            self.fail(Rule::TwoOwners, format!("{slot} runs on {awake:?} at once"));
+        }
+    }
+
+    /// A host's process is gone.
+    pub fn handle_gone(&mut self, host: HostIx) {
+        self.asleep.remove(&host);
+        for all in self.running.values_mut() {
+            all.remove(&host);
+        }
+    }
+
+    /// A host's process is paused: it does nothing at all.
+    pub fn handle_paused(&mut self, host: HostIx) {
+        self.asleep.insert(host);
+    }
+
+    /// A host's process goes on, and has looked at its lease.
+    pub fn handle_resumed(&mut self, host: HostIx) {
+        self.asleep.remove(&host);
+        let slots: Vec<SlotId> = self.running.iter().filter(|(_, all)| all.contains(&host)).map(|(slot, _)| slot.clone()).collect();
+        slots.iter().for_each(|slot| self.check_alone(slot));
+    }
+
+    /// Readings that are not listed or whose results are not published yet.
+    pub fn unfinished(&self) -> Option<String> {
+        self.accepted.iter().find_map(|(sensor, number)| {
+            let at = |all: &BTreeMap<(SlotId, u32), u64>| all.get(sensor).copied().unwrap_or_default();
+            let (listed, published) = (at(&self.listed), at(&self.published));
+            let missing = listed != *number || published != *number;
+            missing.then(|| format!("{} sensor {}: {number} accepted, {listed} listed, {published} published", sensor.0, sensor.1))
+        })
+    }
+
+    /// Who owns a slot by its epoch.
+    pub fn owner(&self, slot: &SlotId) -> Option<&EpochRecord> {
+        self.epochs.get(slot)
+    }
+
+    /// The verdict in force about a host.
+    pub fn standing(&self, host: &HostId) -> Option<&Verdict> {
+        self.standing.get(host)
+    }
+}
+
+fn is_revocation(put: &Put) -> bool {
+    let record = put.body.as_ref().and_then(|body| wire::decode::<lattice_core::wire::ownership::LeaseRecord>(body).ok());
+    record.is_some_and(|record| record.revoked)
+}

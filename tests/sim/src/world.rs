@@ -1,0 +1,553 @@
+//! The world: hosts, server, operator and sensors, what breaks, and whether it comes to rest.
+
+use std::collections::BTreeMap;
+use std::rc::Rc;
+
+use lattice_core::desired::Desired;
+use lattice_core::fault::Fault;
+use lattice_core::id::{ActorId, Revision};
+use lattice_core::inventory::Inventory;
+use lattice_core::ownership::SlotId;
+use lattice_core::plan::{self, PlanState};
+use lattice_core::subject;
+use lattice_core::system::SystemActor;
+use lattice_core::wire::verdict::Verdicts;
+
+use crate::clock::{Clock, Millis, RATES};
+use crate::dice::Dice;
+use crate::env::{Chances, Env, Event, HostEvent, HostIx, WorldEvent};
+use crate::host::Host;
+use crate::invariants::{Breach, Rule, Seen};
+use crate::operator::{self, Done};
+use crate::scene;
+use crate::server::Server;
+use crate::store::{Consumer, Put, Stream};
+
+/// Within this time after the last fault everything that is wanted must run: a message about a change that got lost is made
+/// up for by the look at the store every minute, twice if that made a new plan; the rest is for hosts that hold back.
+pub const SETTLE_WITHIN: Millis = 150_000;
+/// Between two looks whether everything is as it should be.
+const LOOK_EVERY: Millis = 500;
+/// When `up` makes the first plan.
+const FIRST_PLAN_AT: Millis = 500;
+/// Events after which a run is taken for one that never ends.
+const MAX_EVENTS: u64 = 2_000_000;
+
+/// What a run is like besides its seed.
+#[derive(Debug, Clone, Copy)]
+pub struct Options {
+    /// A seeded bug.
+    pub fault: Option<Fault>,
+    /// Whether anything breaks at all.
+    pub breaks: bool,
+    /// Whether the whole trace is kept.
+    pub whole_trace: bool,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self { fault: None, breaks: true, whole_trace: false }
+    }
+}
+
+/// What came of a run.
+#[derive(Debug)]
+pub struct Outcome {
+    /// The rule that did not hold, if any.
+    pub breach: Option<Breach>,
+    /// Hash of the trace.
+    pub hash: u64,
+    /// The trace, or its end.
+    pub trace: String,
+    /// What the run was about.
+    pub seen: Seen,
+    /// How long after the last fault everything was as it should be.
+    pub settled_after: Millis,
+}
+
+#[derive(Debug)]
+struct Sensor {
+    slot: SlotId,
+    number: u32,
+    /// The reading that is stored next.
+    next: u64,
+}
+
+#[derive(Debug)]
+struct World {
+    env: Env,
+    hosts: Vec<Host>,
+    server: Server,
+    sensors: Vec<Sensor>,
+    usual: Chances,
+    breaks: bool,
+    calm_at: Millis,
+    calm: bool,
+    settled_after: Option<Millis>,
+}
+
+/// Runs the world of a seed until it has come to rest or a rule is broken.
+pub fn run(seed: u64, options: Options) -> Outcome {
+    let mut world = World::new(seed, options);
+    let mut events = 0_u64;
+    while world.settled_after.is_none() && world.env.watch.breach().is_none() {
+        let Some(event) = world.env.next() else { break };
+        events += 1;
+        if events > MAX_EVENTS {
+            world.env.watch.fail(Rule::Settled, format!("it goes on after {MAX_EVENTS} events"));
+        }
+        world.step(event);
+    }
+    let env = &world.env;
+    Outcome {
+        breach: env.watch.breach().cloned(),
+        hash: env.trace.hash(),
+        trace: env.trace.text(),
+        seen: env.watch.seen,
+        settled_after: world.settled_after.unwrap_or_default(),
+    }
+}
+
+impl World {
+    fn new(seed: u64, options: Options) -> Self {
+        let mut dice = Dice::new(seed);
+        let count = dice.within(3, 5) as usize;
+        let calm_at = dice.within(15_000, 60_000);
+        let unkind = options.breaks && dice.chance(600);
+        let usual = if unkind { unkind_chances(&mut dice) } else { Chances::default() };
+        let clocks = (0..count).map(|_| Clock::new(dice.within(RATES.0, RATES.1)));
+        let hosts = clocks.enumerate().map(|(ix, clock)| Host::new(ix, scene::region(ix as u64 % 2), clock)).collect();
+        let slots = scene::OWNED.iter().flat_map(|(name, _, slots)| (0..*slots).map(|slot| SlotId { actor: scene::actor(name), slot }));
+        let sensor = |slot: SlotId| (0..scene::SENSORS_PER_SLOT).map(move |number| Sensor { slot: slot.clone(), number, next: 1 });
+        let mut world = Self {
+            env: Env::new(dice, count, options.fault, options.whole_trace),
+            hosts,
+            server: server(),
+            sensors: slots.flat_map(sensor).collect(),
+            usual,
+            breaks: options.breaks,
+            calm_at,
+            calm: false,
+            settled_after: None,
+        };
+        world.begin();
+        world
+    }
+
+    fn begin(&mut self) {
+        let env = &mut self.env;
+        operator::edit(&mut self.server, env, |desired| {
+            SystemActor::ALL.into_iter().filter(|system| *system == SystemActor::Scheduler).for_each(|system| scene::start_system(desired, system));
+            scene::OWNED.iter().for_each(|(name, class, slots)| scene::start_owned(desired, name, *class, *slots));
+        });
+        for host in 0..self.hosts.len() {
+            let after = env.dice.below(200);
+            env.later(after, WorldEvent::Start(host));
+        }
+        for sensor in 0..self.sensors.len() {
+            let after = env.dice.below(2_000);
+            env.later(after, WorldEvent::Sensor(sensor));
+        }
+        env.later(FIRST_PLAN_AT, WorldEvent::FirstPlan);
+        env.later(FIRST_PLAN_AT + 1_000, WorldEvent::Operator);
+        env.later(FIRST_PLAN_AT + 3_000, WorldEvent::Break);
+        env.later(self.calm_at, WorldEvent::Calm);
+        env.chances = Chances::default();
+    }
+
+    fn step(&mut self, event: Event) {
+        let env = &mut self.env;
+        env.watch.handle_time(env.now);
+        match event {
+            Event::Request(host, conn, request) => self.server.handle(host, conn, request, env),
+            Event::Down(host, conn, what) => self.hosts[host].handle_down(conn, &what, env),
+            Event::Host(host, boot, what) => self.hosts[host].handle(boot, what, env),
+            Event::World(what) => self.happen(what),
+        }
+    }
+
+    fn happen(&mut self, what: WorldEvent) {
+        let env = &mut self.env;
+        match what {
+            WorldEvent::Operator => self.operate(),
+            WorldEvent::Break => self.break_something(),
+            WorldEvent::Start(host) => {
+                if !self.hosts[host].is_up() {
+                    self.hosts[host].start(env);
+                }
+            }
+            WorldEvent::Resume(host, boot) => self.resume(host, boot),
+            WorldEvent::Heal(host) => self.heal(host),
+            WorldEvent::ServerUp => self.server_up(),
+            WorldEvent::ServerNotices(host, conn, reason) => self.server_notices(host, conn, reason),
+            WorldEvent::HostNotices(host, conn) => self.host_notices(host, conn),
+            WorldEvent::Connect(host, boot) => self.connect(host, boot),
+            WorldEvent::Announce(name, reason) => self.server.announce(&name, reason, env),
+            WorldEvent::Calmer => env.chances = if self.calm { Chances::default() } else { self.usual },
+            WorldEvent::Redeliver(consumer) => self.server.deliver(&consumer, env),
+            WorldEvent::Sensor(sensor) => self.measure(sensor),
+            WorldEvent::FirstPlan => self.first_plan(),
+            WorldEvent::Calm => self.make_calm(),
+            WorldEvent::Look => self.look(),
+        }
+    }
+
+    fn operate(&mut self) {
+        if self.calm {
+            return;
+        }
+        let env = &mut self.env;
+        if let Done::Stopped(host) = operator::act(&mut self.server, &self.hosts, env) {
+            let after = env.dice.within(4_000, 30_000);
+            env.later(after, WorldEvent::Start(host));
+        }
+        let after = env.dice.within(500, 8_000);
+        env.later(after, WorldEvent::Operator);
+    }
+
+    /// `up` plans once by itself: there is no scheduler yet.
+    fn first_plan(&mut self) {
+        let env = &mut self.env;
+        let desired = operator::read(&self.server, env);
+        let up: Vec<_> = self.hosts.iter().filter(|host| host.is_up()).map(|host| host.report(env.now)).collect();
+        let stream = subject::bucket_stream(&subject::desired_bucket(&scene::lattice()));
+        let revision = Revision(self.server.streams.get(&stream).map_or(0, Stream::last_sequence));
+        let plan = plan::plan(&desired, revision, &Inventory::new(up, []), &Verdicts::default(), &PlanState::default());
+        let bucket = subject::plan_bucket(&scene::lattice());
+        let put = |change: plan::KeyChange| {
+            let subject = subject::bucket_key(&bucket, &change.key);
+            let expected = change.expected.map(|revision| (subject.clone(), revision.0));
+            Put { subject, body: Some(Rc::from(change.value)), expected, ..Put::default() }
+        };
+        let batch: Vec<Put> = plan.batch(Revision(0)).into_iter().map(put).collect();
+        self.server.store(None, &subject::bucket_stream(&bucket), &batch, None, env).expect("it is the first plan");
+        env.chances = self.usual;
+    }
+
+    /// A sensor publishes; whether it hears that the reading is stored or not, it is stored once.
+    fn measure(&mut self, index: usize) {
+        let env = &mut self.env;
+        let sensor = &mut self.sensors[index];
+        let after = if self.server.up {
+            let body = serde_json::to_vec(&[u64::from(sensor.number), sensor.next]).unwrap();
+            let put = Put {
+                subject: scene::input_subject(sensor.slot.actor.as_str(), sensor.slot.slot),
+                body: Some(Rc::from(body)),
+                id: Some(format!("sensor.{}.{}.{}", sensor.slot, sensor.number, sensor.next)),
+                ..Put::default()
+            };
+            self.server.store(None, subject::EDGE_STREAM, std::slice::from_ref(&put), None, env).expect("nothing forbids it");
+            env.watch.handle_accepted(&sensor.slot, sensor.number, sensor.next);
+            if env.dice.chance(50) {
+                // The answer gets lost, the reading comes again with the same id.
+                50
+            } else {
+                sensor.next += 1;
+                env.dice.within(500, 4_000)
+            }
+        } else {
+            500
+        };
+        let actor = &sensor.slot;
+        let consumer = scene::OWNED.iter().find(|(name, ..)| *name == actor.actor.as_str());
+        let consumer = consumer.and_then(|(name, _, slots)| scene::consumers(name, *slots).into_iter().nth(actor.slot as usize));
+        self.server.deliver(&consumer.unwrap_or_default(), env);
+        if !self.calm {
+            env.later(after, WorldEvent::Sensor(index));
+        }
+    }
+
+    fn break_something(&mut self) {
+        if self.calm || !self.breaks {
+            return;
+        }
+        let host = self.env.dice.index(self.hosts.len());
+        match self.env.dice.below(100) {
+            0..18 => self.crash(host, true),
+            18..26 => self.crash(host, false),
+            26..44 => self.pause(host),
+            44..68 => self.cut(host),
+            68..75 => self.server_down(),
+            75..80 => {
+                let by = self.env.dice.within(0, 7_200_000) as i64 - 3_600_000;
+                self.hosts[host].clock.jump(by);
+            }
+            80..88 => {
+                for system in SystemActor::ALL {
+                    self.hosts[host].trap(&system.id().unwrap(), &mut self.env);
+                }
+            }
+            88..94 => {
+                self.env.chances = unkind_chances(&mut self.env.dice);
+                let after = self.env.dice.within(500, 8_000);
+                self.env.later(after, WorldEvent::Calmer);
+            }
+            _ => {
+                let conn = self.env.links[host].conn;
+                self.env.later(1, WorldEvent::ServerNotices(host, conn, "Slow Consumer (Pending Bytes)"));
+            }
+        }
+        let after = self.env.dice.within(300, 9_000);
+        self.env.later(after, WorldEvent::Break);
+    }
+
+    /// The process dies; `closed`: its machine lives on and closes the connection.
+    fn crash(&mut self, host: HostIx, closed: bool) {
+        if !self.hosts[host].is_up() {
+            return;
+        }
+        let env = &mut self.env;
+        env.note(format_args!("h{host} crashes, closed {closed}"));
+        let (conn, cut) = (env.links[host].conn, env.links[host].up_cut);
+        self.hosts[host].stop(env);
+        if closed && !cut {
+            let after = env.dice.within(1, 4);
+            env.later(after, WorldEvent::ServerNotices(host, conn, "Client Closed"));
+        } else {
+            self.goes_stale(host);
+        }
+        let env = &mut self.env;
+        let after = if env.dice.chance(500) { env.dice.within(200, 3_000) } else { env.dice.within(3_000, 45_000) };
+        env.later(after, WorldEvent::Start(host));
+    }
+
+    /// Both sides find out sooner or later that nothing comes through.
+    fn goes_stale(&mut self, host: HostIx) {
+        let env = &mut self.env;
+        let conn = env.links[host].conn;
+        let (first, second) = (env.dice.within(2_000, 15_000), env.dice.within(2_000, 15_000));
+        let reason = *env.dice.pick(&["Stale Connection", "Read Error", "Write Error"]);
+        env.later(first, WorldEvent::ServerNotices(host, conn, reason));
+        env.later(second, WorldEvent::HostNotices(host, conn));
+    }
+
+    fn pause(&mut self, host: HostIx) {
+        if !self.hosts[host].is_up() || self.hosts[host].paused {
+            return;
+        }
+        self.env.note(format_args!("h{host} pauses"));
+        self.hosts[host].pause(&mut self.env);
+        self.goes_stale(host);
+        let env = &mut self.env;
+        let after = if env.dice.chance(500) { env.dice.within(100, 4_000) } else { env.dice.within(4_000, 40_000) };
+        env.later(after, WorldEvent::Resume(host, self.hosts[host].boot));
+    }
+
+    fn resume(&mut self, host: HostIx, boot: u32) {
+        if self.hosts[host].paused && self.hosts[host].boot == boot {
+            self.env.note(format_args!("h{host} goes on"));
+            self.hosts[host].resume(&mut self.env);
+            self.notice_late(host);
+        }
+    }
+
+    fn cut(&mut self, host: HostIx) {
+        let env = &mut self.env;
+        let (up, down) = *env.dice.pick(&[(true, true), (true, false), (false, true)]);
+        let hold = env.dice.chance(500);
+        env.note(format_args!("h{host} is cut off: up {up} down {down} hold {hold}"));
+        let link = &mut env.links[host];
+        (link.up_cut, link.down_cut, link.hold) = (link.up_cut || up, link.down_cut || down, hold);
+        self.goes_stale(host);
+        let env = &mut self.env;
+        let after = if env.dice.chance(500) { env.dice.within(100, 4_000) } else { env.dice.within(4_000, 45_000) };
+        env.later(after, WorldEvent::Heal(host));
+    }
+
+    fn heal(&mut self, host: HostIx) {
+        self.env.note(format_args!("h{host} is reached again"));
+        self.env.heal(host);
+        self.notice_late(host);
+    }
+
+    /// A host that could not hear it before hears now that the server has closed its connection.
+    fn notice_late(&mut self, host: HostIx) {
+        let link = &self.env.links[host];
+        if link.host_sees && !link.server_sees {
+            let conn = link.conn;
+            self.env.later(2, WorldEvent::HostNotices(host, conn));
+        }
+    }
+
+    fn server_notices(&mut self, host: HostIx, conn: u32, reason: &'static str) {
+        let env = &mut self.env;
+        let link = &env.links[host];
+        let alive = self.hosts[host].is_up() && link.host_sees && !self.hosts[host].paused && !link.up_cut && !link.down_cut;
+        let forced = reason.starts_with("Slow Consumer");
+        if !self.server.up || link.conn != conn || !link.server_sees || (alive && !forced) {
+            return;
+        }
+        self.server.close(host, reason, env);
+        if !env.links[host].down_cut && !self.hosts[host].paused {
+            env.later(2, WorldEvent::HostNotices(host, conn));
+        }
+    }
+
+    fn host_notices(&mut self, host: HostIx, conn: u32) {
+        let env = &mut self.env;
+        let link = &mut env.links[host];
+        let alive = link.server_sees && !link.up_cut && !link.down_cut;
+        if link.conn != conn || !link.host_sees || alive || self.hosts[host].paused {
+            return;
+        }
+        link.host_sees = false;
+        let boot = self.hosts[host].boot;
+        env.at(env.now, Event::Host(host, boot, HostEvent::Disconnected));
+        let after = env.dice.within(50, 1_000);
+        env.later(after, WorldEvent::Connect(host, boot));
+    }
+
+    fn connect(&mut self, host: HostIx, boot: u32) {
+        let env = &mut self.env;
+        let machine = &self.hosts[host];
+        let link = &env.links[host];
+        if machine.boot != boot || !machine.is_up() || link.host_sees {
+            return;
+        }
+        if !self.server.up || link.up_cut || link.down_cut || machine.paused {
+            let after = env.dice.within(250, 1_000);
+            env.later(after, WorldEvent::Connect(host, boot));
+            return;
+        }
+        if link.server_sees {
+            // The server still holds the old connection for alive, and finds out.
+            let name = link.name.clone();
+            let quick = env.dice.chance(800);
+            let (after, reason) = if quick { (env.dice.within(0, 20), "Client Closed") } else { (env.dice.within(20, 10_000), "Stale Connection") };
+            env.later(after, WorldEvent::Announce(name, reason));
+        }
+        env.connect(host, machine.connection_name());
+        env.note(format_args!("h{host} connected"));
+        env.at(env.now + 1, Event::Host(host, boot, HostEvent::Connected));
+    }
+
+    fn server_down(&mut self) {
+        if !self.server.up {
+            return;
+        }
+        let env = &mut self.env;
+        env.note(format_args!("server down"));
+        self.server.stop(env);
+        for host in 0..self.hosts.len() {
+            let conn = env.links[host].conn;
+            env.later(2, WorldEvent::HostNotices(host, conn));
+        }
+        let after = env.dice.within(200, 12_000);
+        env.later(after, WorldEvent::ServerUp);
+    }
+
+    fn server_up(&mut self) {
+        if !self.server.up {
+            self.env.note(format_args!("server up"));
+            self.server.up = true;
+            for host in 0..self.hosts.len() {
+                self.notice_late(host);
+            }
+        }
+    }
+
+    /// Everything that is broken is repaired, and the operator takes back what keeps hosts from working.
+    fn make_calm(&mut self) {
+        self.env.note(format_args!("calm"));
+        self.calm = true;
+        self.env.chances = Chances::default();
+        self.server_up();
+        operator::make_up(&mut self.server, &self.hosts, &mut self.env);
+        for host in 0..self.hosts.len() {
+            self.heal(host);
+            self.resume(host, self.hosts[host].boot);
+            if !self.hosts[host].is_up() {
+                let after = self.env.dice.within(10, 2_000);
+                self.env.later(after, WorldEvent::Start(host));
+            }
+        }
+        self.env.later(LOOK_EVERY, WorldEvent::Look);
+    }
+
+    fn look(&mut self) {
+        let after = self.env.now.saturating_sub(self.calm_at);
+        match self.unsettled() {
+            None => {
+                self.env.note(format_args!("settled after {after} ms"));
+                self.settled_after = Some(after);
+            }
+            Some(what) if after > SETTLE_WITHIN => self.env.watch.fail(Rule::Settled, format!("after {SETTLE_WITHIN} ms: {what}")),
+            Some(_) => self.env.later(LOOK_EVERY, WorldEvent::Look),
+        }
+    }
+
+    /// What is not as it should be.
+    fn unsettled(&self) -> Option<String> {
+        let desired = operator::read(&self.server, &self.env);
+        let mut running: BTreeMap<ActorId, u32> = BTreeMap::new();
+        for host in &self.hosts {
+            if !host.is_up() {
+                return Some(format!("h{} does not run", host.ix));
+            }
+            for (actor, instances) in host.running() {
+                *running.entry(actor).or_default() += instances;
+            }
+        }
+        let wanted = wanted(&desired, self.hosts.len());
+        if running != wanted {
+            return Some(format!("{running:?} run, {wanted:?} are wanted"));
+        }
+        if let Some(what) = self.env.watch.unfinished() {
+            return Some(what);
+        }
+        let busy = self.server.consumers.iter().find(|(_, consumer)| {
+            self.server.streams.get(&consumer.stream).is_some_and(|stream| !consumer.is_done(stream))
+        });
+        busy.map(|(name, _)| format!("consumer {name} is not done"))
+    }
+}
+
+/// Instances of each actor that should run.
+fn wanted(desired: &Desired, hosts: usize) -> BTreeMap<ActorId, u32> {
+    let all = desired.components.iter().map(|(id, spec)| {
+        let times = if spec.needs.daemon { u32::try_from(hosts).unwrap_or(u32::MAX) } else { 1 };
+        (id.clone(), spec.max * times)
+    });
+    all.filter(|(_, instances)| *instances > 0).collect()
+}
+
+fn unkind_chances(dice: &mut Dice) -> Chances {
+    Chances {
+        loss: dice.below(40),
+        twice: dice.below(40),
+        overtake: dice.below(100),
+        slow: dice.below(100),
+        slow_ms: dice.within(5, 800),
+        busy: dice.below(100),
+        stale: dice.below(400),
+        start_fails: dice.below(100),
+    }
+}
+
+/// A server with everything that `up` and the first links make.
+fn server() -> Server {
+    let lattice = scene::lattice();
+    let cut = |(from, to): (String, String)| (from.trim_end_matches('>').to_owned(), to.trim_end_matches('>').to_owned());
+    let mut server = Server::default();
+    server.up = true;
+    let planned = (subject::bucket_key(&subject::plan_bucket(&lattice), "host."), format!("lat.{lattice}.planned."));
+    let republished = [
+        (subject::desired_bucket(&lattice), cut(subject::desired_republish(&lattice))),
+        (subject::plan_bucket(&lattice), planned),
+        (subject::verdict_bucket(&lattice), cut(subject::verdict_republish(&lattice))),
+    ];
+    for (bucket, republish) in republished {
+        server.streams.insert(subject::bucket_stream(&bucket), Stream::on_disk(vec![republish]));
+    }
+    server.streams.insert(subject::lease_stream(&lattice), Stream::in_memory());
+    server.streams.insert(subject::EDGE_STREAM.to_owned(), Stream::default());
+    for (name, _, slots) in scene::OWNED {
+        let republish = cut(subject::outbox_republish(&lattice, &scene::bucket(name)));
+        server.streams.insert(scene::bucket_stream(name), Stream::on_disk(vec![republish]));
+        for (slot, consumer) in scene::consumers(name, slots).into_iter().enumerate() {
+            let filter = scene::input_subject(name, slot as u32);
+            server.consumers.insert(consumer, Consumer::new(subject::EDGE_STREAM, &filter, 1));
+        }
+    }
+    server
+}
