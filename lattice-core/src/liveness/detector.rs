@@ -23,6 +23,7 @@ const UNKNOWN_REGION: &str = "unknown";
 #[derive(Debug)]
 pub struct Detector {
     settings: FailoverSettings,
+    faults: Faults,
     hosts: BTreeMap<HostId, Watch>,
     /// What is due when; at most one entry of each host and site, not later than it is due.
     queue: BTreeSet<(Millis, Due)>,
@@ -88,6 +89,7 @@ impl Detector {
     pub fn new(settings: FailoverSettings, now: Millis) -> Self {
         Self {
             settings,
+            faults: Faults::default(),
             hosts: BTreeMap::new(),
             queue: BTreeSet::new(),
             brakes: Brakes::default(),

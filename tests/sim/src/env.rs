@@ -90,6 +90,8 @@ pub enum Call {
         /// Whether the leader must answer.
         leader: bool,
     },
+    /// The last message on each of these subjects of a stream.
+    GetMany(String, Vec<String>),
     /// The last message of every subject of a stream.
     List(String),
     /// The last sequence of each of these streams.

@@ -344,7 +344,7 @@ impl Host {
         let Some(process) = &mut self.process else { return };
         let system = SystemActor::ALL.into_iter().find(|system| system.as_str() == actor.as_str());
         if let Some(system) = system {
-            let start = || Replica::new(system, &self.name, 0, now, env.faults());
+            let start = || Replica::new(system, &self.name, 0, now, env);
             process.replicas.entry(actor.clone()).or_insert_with(start);
         }
         process.owner.handle_actor(&actor, true);

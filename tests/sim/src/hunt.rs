@@ -1,7 +1,7 @@
 //! Many seeds on all cores.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use crate::world::{self, Options, Outcome};
 

@@ -11,10 +11,10 @@ use lattice_core::ownership::SlotId;
 use lattice_core::plan::Head;
 use lattice_core::subject;
 use lattice_core::timing::LEASE_TTL;
+use lattice_core::wire;
 use lattice_core::wire::assignment::Assignment;
 use lattice_core::wire::ownership::EpochRecord;
 use lattice_core::wire::verdict::{Evidence, Standing, Verdict};
-use lattice_core::wire;
 
 use crate::clock::Millis;
 use crate::env::HostIx;
@@ -44,6 +44,8 @@ pub enum Rule {
     LeaseTtl,
     /// Some time after the last fault everything that is wanted runs, where it is wanted, and nothing is left to do.
     Settled,
+    /// Nothing panics.
+    Panics,
 }
 
 /// A rule that does not hold.
@@ -99,6 +101,19 @@ pub struct Seen {
     pub leases_ended: u64,
     /// Slots started.
     pub starts: u64,
+}
+
+impl Seen {
+    /// Counts what another run was about, too.
+    pub fn add(&mut self, other: &Self) {
+        self.plans += other.plans;
+        self.epochs += other.epochs;
+        self.commits += other.commits;
+        self.accepted += other.accepted;
+        self.deaths += other.deaths;
+        self.leases_ended += other.leases_ended;
+        self.starts += other.starts;
+    }
 }
 
 impl Watch {
@@ -274,7 +289,8 @@ impl Watch {
         if scene::OWNED.iter().any(|(name, class, _)| *name == slot.actor.as_str() && *class != Class::Strict) {
             return;
         }
-        let awake: Vec<HostIx> = self.running.get(slot).into_iter().flatten().filter(|host| !self.asleep.contains(*host)).copied().collect();
+        let awake: Vec<HostIx> =
+            self.running.get(slot).into_iter().flatten().filter(|host| !self.asleep.contains(*host)).copied().collect();
         if awake.len() > 1 {
             self.fail(Rule::TwoOwners, format!("{slot} runs on {awake:?} at once"));
         }

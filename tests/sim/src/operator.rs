@@ -62,9 +62,10 @@ pub fn act(server: &mut Server, hosts: &[Host], env: &mut Env) -> Done {
     let name = *env.dice.pick(&scene::SHARED);
     let host = &hosts[env.dice.index(hosts.len())];
     let max = env.dice.within(1, MAX_INSTANCES) as u32;
+    let layout = env.dice.below(1000);
     let needs = Needs {
-        spread: env.dice.chance(300).then_some(Spread::Host),
-        daemon: env.dice.chance(100),
+        spread: (layout < 300).then_some(Spread::Host),
+        daemon: layout >= 900,
         priority: env.dice.below(3) as u8,
         ..Needs::default()
     };

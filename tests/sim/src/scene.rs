@@ -78,11 +78,8 @@ pub fn list_key(slot: u32, sensor: u32) -> String {
 
 fn messaging_link(name: &str, slots: u32) -> LinkSpec {
     let subscriptions: Vec<String> = (0..slots).map(|slot| input_subject(name, slot)).collect();
-    let values = [
-        ("subscription", subscriptions.join(",")),
-        ("delivery", "jetstream".to_owned()),
-        ("publish", format!("edge.result.{name}.>")),
-    ];
+    let values =
+        [("subscription", subscriptions.join(",")), ("delivery", "jetstream".to_owned()), ("publish", format!("edge.result.{name}.>"))];
     link(name, MESSAGING, Contract::Messaging, values)
 }
 

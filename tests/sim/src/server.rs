@@ -6,7 +6,7 @@ use std::rc::Rc;
 use lattice_core::subject;
 
 use crate::clock::Millis;
-use crate::env::{Call, Env, Event, HostEvent, HostIx, Inbox, Reply, Request, WorldEvent};
+use crate::env::{Call, Env, HostEvent, HostIx, Inbox, Reply, Request, WorldEvent};
 use crate::store::{Consumer, Put, Refusal, Stream};
 
 /// Server's patience with an unacknowledged durable message.
@@ -76,9 +76,7 @@ impl Server {
             let (host, _) = waiting.remove(0);
             let body = stream.at(sequence).and_then(|message| message.body.clone()).unwrap_or_else(|| Rc::from([].as_slice()));
             env.send_down(host, Rc::new(HostEvent::Deliver(name.to_owned(), sequence, body)));
-        }
-        if let Some(due) = self.consumers.get(name).and_then(Consumer::next_due) {
-            env.at(due, Event::World(WorldEvent::Redeliver(name.to_owned())));
+            env.later(ACK_WAIT, WorldEvent::Redeliver(name.to_owned()));
         }
     }
 
@@ -106,12 +104,20 @@ impl Server {
                 let found = if behind > 0 { stream.get_stale(&subject, behind, env.now) } else { stream.get(&subject, env.now) };
                 Reply::Found(found.and_then(|message| Some((message.body.clone()?, message.sequence))))
             }
+            Call::GetMany(stream, subjects) => {
+                let Some(stream) = self.streams.get(&stream) else { return Reply::Refused(Refusal::NoStream) };
+                let found = subjects.iter().filter_map(|subject| stream.get(subject, env.now));
+                let entries = found.filter_map(|m| Some((m.subject.clone(), m.body.clone()?, m.sequence)));
+                Reply::Listed(entries.collect(), stream.last_sequence())
+            }
             Call::List(stream) => {
                 let Some(stream) = self.streams.get(&stream) else { return Reply::Refused(Refusal::NoStream) };
                 let entries = stream.all(env.now).filter_map(|m| Some((m.subject.clone(), m.body.clone()?, m.sequence)));
                 Reply::Listed(entries.collect(), stream.last_sequence())
             }
-            Call::Info(streams) => Reply::Last(streams.iter().map(|name| self.streams.get(name).map_or(0, Stream::last_sequence)).collect()),
+            Call::Info(streams) => {
+                Reply::Last(streams.iter().map(|name| self.streams.get(name).map_or(0, Stream::last_sequence)).collect())
+            }
             Call::Pending(consumer) => {
                 Reply::Out(self.consumers.get(&consumer).map(|consumer| consumer.out.keys().copied().collect()).unwrap_or_default())
             }
@@ -142,7 +148,9 @@ impl Server {
         env.watch.handle_stored(writer.as_ref(), name, batch, env.now);
         let again: Vec<(Rc<str>, Rc<[u8]>)> = batch
             .iter()
-            .filter_map(|put| Some((Rc::from(stream.republished(&put.subject)?), put.body.clone().unwrap_or_else(|| Rc::from([].as_slice())))))
+            .filter_map(|put| {
+                Some((Rc::from(stream.republished(&put.subject)?), put.body.clone().unwrap_or_else(|| Rc::from([].as_slice()))))
+            })
             .collect();
         for (subject, body) in again {
             route(&subject, &body, env);

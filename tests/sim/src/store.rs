@@ -134,9 +134,10 @@ impl Stream {
 
     /// The last message of every subject that has one.
     pub fn all(&self, now: Millis) -> impl Iterator<Item = &Message> {
-        self.last.values().filter_map(|index| self.messages.get(*index)).filter(move |message| {
-            message.body.is_some() && message.expires.is_none_or(|at| now < at)
-        })
+        self.last
+            .values()
+            .filter_map(|index| self.messages.get(*index))
+            .filter(move |message| message.body.is_some() && message.expires.is_none_or(|at| now < at))
     }
 
     /// The first message after `sequence` whose subject `fits`.
@@ -231,11 +232,6 @@ impl Consumer {
     /// Whether everything that was stored so far is done.
     pub fn is_done(&self, stream: &Stream) -> bool {
         self.out.is_empty() && self.again.is_empty() && stream.next_after(self.next_after, |subject| subject == self.filter).is_none()
-    }
-
-    /// When the next message that is out comes again.
-    pub fn next_due(&self) -> Option<Millis> {
-        self.out.values().map(|(due, _)| *due).min()
     }
 }
 

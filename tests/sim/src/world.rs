@@ -1,6 +1,7 @@
 //! The world: hosts, server, operator and sensors, what breaks, and whether it comes to rest.
 
 use std::collections::BTreeMap;
+use std::panic::{self, AssertUnwindSafe};
 use std::rc::Rc;
 
 use lattice_core::desired::Desired;
@@ -96,7 +97,11 @@ pub fn run(seed: u64, options: Options) -> Outcome {
         if events > MAX_EVENTS {
             world.env.watch.fail(Rule::Settled, format!("it goes on after {MAX_EVENTS} events"));
         }
-        world.step(event);
+        let stepped = panic::catch_unwind(AssertUnwindSafe(|| world.step(event)));
+        if let Err(reason) = stepped {
+            let text = reason.downcast_ref::<String>().cloned().or_else(|| reason.downcast_ref::<&str>().map(|text| (*text).to_owned()));
+            world.env.watch.fail(Rule::Panics, text.unwrap_or_default());
+        }
     }
     let env = &world.env;
     Outcome {
@@ -137,7 +142,7 @@ impl World {
     fn begin(&mut self) {
         let env = &mut self.env;
         operator::edit(&mut self.server, env, |desired| {
-            SystemActor::ALL.into_iter().filter(|system| *system == SystemActor::Scheduler).for_each(|system| scene::start_system(desired, system));
+            SystemActor::ALL.into_iter().for_each(|system| scene::start_system(desired, system));
             scene::OWNED.iter().for_each(|(name, class, slots)| scene::start_owned(desired, name, *class, *slots));
         });
         for host in 0..self.hosts.len() {
@@ -413,7 +418,8 @@ impl World {
             // The server still holds the old connection for alive, and finds out.
             let name = link.name.clone();
             let quick = env.dice.chance(800);
-            let (after, reason) = if quick { (env.dice.within(0, 20), "Client Closed") } else { (env.dice.within(20, 10_000), "Stale Connection") };
+            let (after, reason) =
+                if quick { (env.dice.within(0, 20), "Client Closed") } else { (env.dice.within(20, 10_000), "Stale Connection") };
             env.later(after, WorldEvent::Announce(name, reason));
         }
         env.connect(host, machine.connection_name());
@@ -495,9 +501,11 @@ impl World {
         if let Some(what) = self.env.watch.unfinished() {
             return Some(what);
         }
-        let busy = self.server.consumers.iter().find(|(_, consumer)| {
-            self.server.streams.get(&consumer.stream).is_some_and(|stream| !consumer.is_done(stream))
-        });
+        let busy = self
+            .server
+            .consumers
+            .iter()
+            .find(|(_, consumer)| self.server.streams.get(&consumer.stream).is_some_and(|stream| !consumer.is_done(stream)));
         busy.map(|(name, _)| format!("consumer {name} is not done"))
     }
 }
