@@ -36,7 +36,6 @@ pub struct Detector {
     gaps: u64,
     /// Whether the verdicts were read once: those that were there before cost nothing.
     primed: bool,
-    faults: Faults,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -98,7 +97,6 @@ impl Detector {
             heard: now,
             gaps: 0,
             primed: false,
-            faults: Faults::default(),
         }
     }
 
