@@ -271,10 +271,11 @@ impl Desired {
     }
 
     /// Adds an actor, or more hosts and another `max` to one that runs the same code. Without `max` it stays as it is, at
-    /// least one instance for each named host.
+    /// least one instance for each named host; one that is divided into slots has as many as slots.
     ///
     /// # Errors
-    /// [`EditError::OtherCode`] unless `allow_update`; [`EditError::Bounds`] for too many instances.
+    /// [`EditError::OtherCode`] unless `allow_update`; [`EditError::Bounds`] for too many instances; [`EditError::Needs`] for
+    /// another number of them than of slots.
     pub fn start_component(&mut self, id: ActorId, mut spec: ComponentSpec, max: Option<u32>, allow_update: bool) -> Result<(), EditError> {
         if let Some(running) = self.components.get(&id) {
             if running.digest != spec.digest && !allow_update {
@@ -288,14 +289,16 @@ impl Desired {
             spec.max = 1;
         }
         let named = u32::try_from(spec.hosts.len()).unwrap_or(u32::MAX);
+        let before = spec.max;
         spec.max = max.unwrap_or(spec.max.max(named));
         check_max(spec.max)?;
         spec.needs.check(&id).map_err(|reason| EditError::Needs { actor: id.clone(), reason })?;
+        spec.max = instances(&id, max.filter(|max| *max != before), spec.max, &spec.needs)?;
         self.components.insert(id, spec);
         Ok(())
     }
 
-    /// Removes an actor, or takes it off `hosts`, its share of instances with it. `shares` says how many instances each
+    /// Removes an actor, or takes it off `hosts`, its share of instances with it; slots go to the hosts that are left. `shares` says how many instances each
     /// host holds by the plan.
     ///
     /// # Errors
@@ -309,13 +312,15 @@ impl Desired {
             return Ok(());
         }
         let leaving: u32 = hosts.iter().filter_map(|host| shares.get(host)).fold(0, |sum, share| sum.saturating_add(*share));
-        spec.max = spec.max.saturating_sub(leaving).max(1);
+        if !spec.needs.is_divided() {
+            spec.max = spec.max.saturating_sub(leaving).max(1);
+        }
         spec.hosts = left;
         Ok(())
     }
 
     /// Sets how many instances an actor may have and, if they are given, where (no hosts: wherever the plan puts them) and
-    /// what it asks for; 0 removes it.
+    /// what it asks for; 0 removes it. One that is divided into slots has as many instances as slots.
     ///
     /// # Errors
     /// [`EditError::Missing`], [`EditError::Bounds`], [`EditError::Needs`].
@@ -336,12 +341,11 @@ impl Desired {
             self.components.remove(id);
             return Ok(());
         }
-        spec.max = max;
+        let needs = needs.unwrap_or_else(|| spec.needs.clone());
+        spec.max = instances(id, Some(max).filter(|max| *max != spec.max), max, &needs)?;
+        spec.needs = needs;
         if let Some(hosts) = hosts {
             spec.hosts = hosts;
-        }
-        if let Some(needs) = needs {
-            spec.needs = needs;
         }
         Ok(())
     }
@@ -493,6 +497,22 @@ pub fn orient<'a>(first: &'a str, second: &'a str, contract: Contract, desired: 
     let exported = !contract.exports().is_empty();
     let reversed = exported && !is_actor(first) && (is_actor(second) || is_provider(first));
     if reversed { (second, first) } else { (first, second) }
+}
+
+/// Instances of an actor that would have `max`: as many as it has slots, if it is divided. `asked` is the number that was
+/// asked for anew, if one was.
+fn instances(actor: &ActorId, asked: Option<u32>, max: u32, needs: &Needs) -> Result<u32, EditError> {
+    if !needs.is_divided() {
+        return Ok(max);
+    }
+    let slots = needs.slot_count();
+    match asked.filter(|asked| *asked != slots) {
+        None => Ok(slots),
+        Some(asked) => {
+            let (first, second) = (format!("{asked} instances"), format!("{slots} slots with one owner each"));
+            Err(EditError::Needs { actor: actor.clone(), reason: NeedsError::Contradiction { first, second } })
+        }
+    }
 }
 
 fn check_max(max: u32) -> Result<(), EditError> {

@@ -190,6 +190,16 @@ impl Needs {
         self.slots.clamp(1, MAX_SLOTS)
     }
 
+    /// Whether the actor is divided into slots with one owner and one instance each. An autonomous one that is in one part
+    /// runs whole wherever it runs.
+    pub fn is_divided(&self) -> bool {
+        match self.class {
+            Class::Shared => false,
+            Class::Fenced | Class::Strict => true,
+            Class::Autonomous => self.slots > 1 && !self.daemon,
+        }
+    }
+
     /// Whether nothing is asked for.
     pub fn is_default(&self) -> bool {
         *self == Self::default()

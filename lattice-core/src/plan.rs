@@ -51,7 +51,6 @@ pub use explain::{PlaceError, Site, explain};
 pub use failing::{LeftBehind, Moved, plan_without};
 use holding::Holding;
 pub use links::{LinkFault, dangling_links, resolve_link};
-pub(crate) use settings::FailoverSettings;
 pub use settings::Settings;
 use world::World;
 

@@ -1,5 +1,6 @@
 use super::*;
 use crate::id::LinkName;
+use crate::needs::Class;
 
 fn stamp() -> Stamp {
     Stamp { by: "me".into(), at_ms: 1 }
@@ -147,4 +148,32 @@ fn either_direction() {
     assert_eq!(orient("x", "y", Contract::HttpServer, &desired), ("x", "y"));
     assert_eq!(orient("http", "a", Contract::HttpServer, &desired), ("a", "http"));
     assert_eq!(orient("kv", "a", Contract::KeyValue, &desired), ("kv", "a"), "an imported interface has one direction");
+}
+
+#[test]
+fn an_actor_with_owners_has_as_many_instances_as_slots() {
+    let owned = |class: Class, slots: u32| Needs { class, slots, ..Needs::default() };
+    let started = |needs: Needs, max: Option<u32>| {
+        let mut desired = Desired::default();
+        let started = desired.start_component(actor("a"), ComponentSpec { needs, ..component(&[0, 1]) }, max, false);
+        started.map(|()| desired).map_err(|error| error.to_string())
+    };
+    let max = |desired: &Desired| desired.components["a"].max;
+    for (class, slots, expected) in
+        [(Class::Fenced, 0, 1), (Class::Fenced, 3, 3), (Class::Strict, 2, 2), (Class::Autonomous, 3, 3), (Class::Autonomous, 0, 2)]
+    {
+        assert_eq!(max(&started(owned(class, slots), None).unwrap()), expected, "{class:?}");
+    }
+    let contradiction = "a: 4 instances and 3 slots with one owner each contradict each other";
+    assert_eq!(started(owned(Class::Fenced, 3), Some(4)).unwrap_err(), contradiction);
+    let mut desired = started(owned(Class::Fenced, 3), Some(3)).unwrap();
+    assert_eq!(desired.scale_component(&actor("a"), 4, None, None).unwrap_err().to_string(), contradiction);
+    desired.scale_component(&actor("a"), 3, None, Some(owned(Class::Strict, 5))).unwrap();
+    assert_eq!(max(&desired), 5, "it follows the slots");
+    desired.stop_component(&actor("a"), &[host(0)].into(), &BTreeMap::from([(host(0), 3), (host(1), 2)])).unwrap();
+    assert_eq!((max(&desired), desired.components["a"].hosts.len()), (5, 1));
+    desired.scale_component(&actor("a"), 7, None, Some(Needs::default())).unwrap();
+    assert_eq!(max(&desired), 7);
+    desired.scale_component(&actor("a"), 0, None, None).unwrap();
+    assert!(desired.components.is_empty());
 }

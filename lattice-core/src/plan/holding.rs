@@ -38,7 +38,7 @@ pub(super) struct Holding<'a> {
     retained: BTreeMap<HostId, u32>,
     /// Instances that hosts had which are gone.
     lost: BTreeMap<HostId, u32>,
-    /// Those of them that found no other place.
+    /// Those of them that found no other place; slots are dealt to their host again instead.
     left: BTreeMap<HostId, u32>,
     /// Instances that stay on hosts that are gone, and why.
     stays: Vec<(HostId, u32, Kept)>,
@@ -326,27 +326,32 @@ impl<'a> Holding<'a> {
     /// many as should run are ready elsewhere, or as many as find no other place. What a host had that is gone goes at once,
     /// except for what finds no other place.
     pub(super) fn hand_over(&mut self, world: &World<'a>) {
-        if let Some(dealt) = self.slots.as_mut().and_then(|slots| slots.deal(&mut self.placed, world, self.id)) {
-            self.choices.retain_mut(|choice| {
-                choice.instances = dealt.arrived.get(&choice.host).copied().unwrap_or(0);
-                choice.instances > 0
-            });
-            self.moved = dealt.moved;
-            let stays = |host: &HostId| self.moved.get(&(host.clone(), host.clone())).copied();
-            self.left = self.lost.keys().filter_map(|host| Some((host.clone(), stays(host)?))).collect();
-            self.moved.retain(|(from, to), _| from != to);
-            return;
-        }
-        let mut lacking = self.lacking();
-        for (host, instances) in &self.lost {
-            let stays = (*instances).min(lacking);
-            if stays > 0 {
-                lacking -= stays;
-                self.left.insert(host.clone(), stays);
+        match self.slots.as_mut().and_then(|slots| slots.deal(&mut self.placed, world, self.id)) {
+            Some(dealt) => {
+                self.choices.retain_mut(|choice| {
+                    choice.instances = dealt.arrived.get(&choice.host).copied().unwrap_or(0);
+                    choice.instances > 0
+                });
+                self.moved = dealt.moved;
+            }
+            None => {
+                let mut lacking = self.lacking();
+                for (host, instances) in &self.lost {
+                    let stays = (*instances).min(lacking);
+                    if stays > 0 {
+                        lacking -= stays;
+                        self.left.insert(host.clone(), stays);
+                    }
+                }
+                self.pair_moves();
+                self.retain_until_replaced(world);
             }
         }
-        self.pair_moves();
-        self.retain_until_replaced(world);
+        for (from, to) in self.moved.keys() {
+            if let Some(choice) = self.choices.iter_mut().find(|choice| choice.host == *to) {
+                choice.reason.push_str(&format!("; {} is gone: {}", world.inventory.name_of(from), world.standings.reason(from)));
+            }
+        }
     }
 
     /// Which of the instances that were placed stand for which of those that were lost: in order.
@@ -416,9 +421,7 @@ impl<'a> Holding<'a> {
             ownership: None,
         };
         let mut instances = self.placed.clone();
-        // Where it is divided they are among those that were placed.
-        let stays = self.retained.iter().chain(&self.left).filter(|_| !self.is_divided());
-        for (host, stays) in stays {
+        for (host, stays) in self.retained.iter().chain(&self.left) {
             let share = instances.entry(host.clone()).or_default();
             *share = share.saturating_add(*stays);
         }

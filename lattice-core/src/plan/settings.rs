@@ -4,7 +4,6 @@ use crate::desired::Desired;
 use crate::id::ConfigName;
 use crate::needs::Strategy;
 use crate::system::SystemActor;
-use crate::timing::TimingProfile;
 
 /// Actors that leave one draining host at the same time, unless the operator says otherwise.
 const LEAVE_AT_ONCE: usize = 20;
@@ -48,34 +47,6 @@ impl Settings {
             if understood.is_none() {
                 let shown = |text: &str| -> String { text.chars().take(80).flat_map(char::escape_debug).collect() };
                 settings.faults.push(format!("`{}` = `{}`", shown(name), shown(value)));
-            }
-        }
-        settings
-    }
-}
-
-/// What the operator says about failures that a plan has to know; the failover actor names what makes no sense.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct FailoverSettings {
-    /// How often hosts report.
-    pub(crate) profile: TimingProfile,
-    /// Whether the work of a dead host moves by itself.
-    pub(crate) auto_failover: bool,
-}
-
-impl FailoverSettings {
-    /// The settings in desired state.
-    pub(crate) fn of(desired: &Desired) -> Self {
-        let mut settings = Self { profile: TimingProfile::default(), auto_failover: true };
-        let configs = ["failover", SystemActor::Failover.as_str()].into_iter().filter_map(|name| ConfigName::new(name).ok());
-        for (name, value) in configs.filter_map(|name| desired.configs.get(&name)).flat_map(|config| &config.values) {
-            match name.replace('_', "-").as_str() {
-                "profile" => {
-                    let known = TimingProfile::ALL.into_iter().find(|profile| profile.as_str() == value);
-                    settings.profile = known.unwrap_or(settings.profile);
-                }
-                "auto-failover" => settings.auto_failover = value != "false",
-                _ => {}
             }
         }
         settings

@@ -74,7 +74,7 @@ enum Now {
 pub(super) struct Dealt {
     /// New slots on each host.
     pub(super) arrived: BTreeMap<HostId, u32>,
-    /// Slots of hosts that are gone and the host that has them now: the same one if nobody took them.
+    /// Slots of hosts that are gone, and who took them.
     pub(super) moved: BTreeMap<(HostId, HostId), u32>,
 }
 
@@ -85,7 +85,7 @@ impl Slots {
         if class == Class::Shared {
             return None;
         }
-        let own = spec.needs.daemon || (class == Class::Autonomous && count == 1);
+        let own = !spec.needs.is_divided();
         let (mut had, mut own_before, mut unowned) = (BTreeMap::<u32, Had>::new(), BTreeMap::new(), BTreeSet::new());
         for host in world.before.get(id).into_iter().flat_map(BTreeMap::keys) {
             let component = world.parent.assignments.get(*host).and_then(|assignment| assignment.components.get(id));
@@ -97,10 +97,12 @@ impl Slots {
                 own_before.insert((*host).clone(), ownership.slots.clone());
                 continue;
             }
-            for (slot, given) in ownership.slots.iter().filter(|(slot, _)| **slot < count) {
+            for (slot, given) in ownership.slots.iter().filter(|(slot, _)| **slot < count || class == Class::Strict) {
+                // What a strict actor was told to stop is given anew when it is of another class now.
+                let given = if given.release && class != Class::Strict { anew(world) } else { *given };
                 // A plan that was committed in waves may name two hosts for a while: the newer one is meant.
                 if had.get(slot).is_none_or(|known| known.given.term < given.term) {
-                    had.insert(*slot, Had { host: (*host).clone(), given: *given, now: Now::Free });
+                    had.insert(*slot, Had { host: (*host).clone(), given, now: Now::Free });
                 }
             }
         }
@@ -141,6 +143,7 @@ impl Slots {
         for (slot, had) in self.had.iter_mut().filter(|(_, had)| had.host == *host) {
             known = true;
             had.now = match self.class {
+                Class::Strict if *slot >= self.count => strict(actor, *slot, had, Stay::Dropped, false, world),
                 Class::Strict => strict(actor, *slot, had, stay, kept < stays, world),
                 Class::Shared | Class::Fenced | Class::Autonomous => match stay {
                     Stay::Here(_) if kept < stays => Now::Kept,
@@ -158,12 +161,12 @@ impl Slots {
     /// run elsewhere are only told to stop; what was placed for them is kept free for the plan that follows. None if that
     /// changes nothing of what was placed.
     pub(super) fn deal(&mut self, placed: &mut BTreeMap<HostId, u32>, world: &World<'_>, actor: &ActorId) -> Option<Dealt> {
-        let term = world.parent.generation().next();
-        let anew = SlotAssignment { term, release: false };
+        let anew = anew(world);
         if self.own {
             for host in placed.keys() {
                 let before = self.own_before.get(host);
-                let given = |slot: u32| (slot, before.and_then(|slots| slots.get(&slot)).copied().unwrap_or(anew));
+                let given =
+                    |slot: u32| (slot, before.and_then(|slots| slots.get(&slot)).filter(|given| !given.release).copied().unwrap_or(anew));
                 self.dealt.insert(host.clone(), (0..self.count).map(given).collect());
             }
             return None;
@@ -198,7 +201,7 @@ impl Slots {
                 }
             }
         }
-        self.leave(free, &mut dealt);
+        self.leave(free);
         self.release(promised);
         let lengths = self.dealt.iter().map(|(host, slots)| (host.clone(), u32::try_from(slots.len()).unwrap_or(u32::MAX)));
         *placed = lengths.collect();
@@ -222,17 +225,13 @@ impl Slots {
         running.iter().any(|(other, host)| *other == slot && !world.standings.lease_ended(host))
     }
 
-    /// What nobody took stays with the host that has it.
-    fn leave(&mut self, left: impl Iterator<Item = u32>, dealt: &mut Dealt) {
+    /// What nobody took stays with the host that has it; but a strict slot whose lease has ended would not be run there
+    /// without a new term.
+    fn leave(&mut self, left: impl Iterator<Item = u32>) {
         for slot in left {
-            let Some(had) = self.had.get(&slot).filter(|had| had.now != Now::Free) else { continue };
-            if had.now == Now::Lost && self.class == Class::Strict {
-                // Its lease has ended: without a new term that host would not run it.
-                continue;
-            }
-            self.dealt.entry(had.host.clone()).or_default().insert(slot, had.given);
-            if had.now == Now::Lost {
-                *dealt.moved.entry((had.host.clone(), had.host.clone())).or_default() += 1;
+            let stays = |had: &&Had| had.now == Now::Leaving || (had.now == Now::Lost && self.class != Class::Strict);
+            if let Some(had) = self.had.get(&slot).filter(stays) {
+                self.dealt.entry(had.host.clone()).or_default().insert(slot, had.given);
             }
         }
     }
@@ -246,8 +245,10 @@ impl Slots {
         let mut places = places;
         for (_, slot) in releasing {
             let Some(had) = self.had.get(&slot) else { continue };
-            let release = had.given.release || places > 0;
-            places = places.saturating_sub(1);
+            // Of fewer slots than before the last ones have no other place to go to, and still have to be stopped.
+            let ends = slot >= self.count;
+            let release = had.given.release || ends || places > 0;
+            places = places.saturating_sub(u32::from(!ends));
             self.waiting |= release;
             self.dealt.entry(had.host.clone()).or_default().insert(slot, SlotAssignment { release, ..had.given });
         }
@@ -269,6 +270,11 @@ impl Slots {
         let held = self.had.values().filter(|had| had.host == *host && had.now >= Now::Releasing).count();
         if self.class == Class::Strict { u32::try_from(held).unwrap_or(u32::MAX) } else { 0 }
     }
+}
+
+/// A slot as this plan gives it.
+fn anew(world: &World<'_>) -> SlotAssignment {
+    SlotAssignment { term: world.parent.generation().next(), release: false }
 }
 
 /// What becomes of a strict slot.

@@ -5,10 +5,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::settings::FailoverSettings;
 use crate::desired::{Desired, NodeSpec};
 use crate::id::HostId;
 use crate::inventory::Inventory;
+use crate::liveness::FailoverSettings;
 use crate::placement::Closed;
 use crate::wire::report::{HostReport, HostState};
 use crate::wire::verdict::{Standing, Verdict, Verdicts};
@@ -46,7 +46,7 @@ impl Standings {
     /// How hosts stand. The one that is `assumed` to be gone is so, and its lease has ended, whatever is known of it.
     pub(super) fn new(
         desired: &Desired,
-        settings: FailoverSettings,
+        settings: &FailoverSettings,
         inventory: &Inventory,
         verdicts: &Verdicts,
         assumed: Option<&HostId>,

@@ -3,6 +3,7 @@ mod lattice;
 mod moving;
 mod random;
 mod slots;
+mod storm;
 
 use super::*;
 use std::collections::BTreeSet;

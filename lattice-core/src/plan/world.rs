@@ -2,12 +2,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::settings::FailoverSettings;
 use super::standing::{Fate, Standings};
 use super::{Input, PlanState, Settings};
 use crate::desired::Desired;
 use crate::id::{ActorId, HostId, LatticeName, ProviderId};
 use crate::inventory::Inventory;
+use crate::liveness::FailoverSettings;
 use crate::needs::Class;
 use crate::placement::{Ask, Closed, Index, Node, Reject, Table};
 use crate::system;
@@ -54,7 +54,7 @@ impl<'a> World<'a> {
             }
         }
         let (settings, failover) = (Settings::of(desired), FailoverSettings::of(desired));
-        let standings = Standings::new(desired, failover, inventory, verdicts, assumed);
+        let standings = Standings::new(desired, &failover, inventory, verdicts, assumed);
         let table = Table::new(inventory.hosts.values().map(|report| Node { closed: standings.closed(&report.id), ..Node::new(report) }));
         let (here, ports, promised, order) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
         let running = strict_slots(desired, inventory);

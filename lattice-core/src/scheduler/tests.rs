@@ -3,7 +3,7 @@ use std::collections::BTreeMap;
 use super::*;
 use crate::desired::{ComponentSpec, Stamp};
 use crate::id::{Digest, HostName, Incarnation, LatticeName};
-use crate::inventory::tests::{carry_out, host_id, report};
+use crate::inventory::tests::{carry_out, host_id, report, verdict};
 use crate::wire::report::{HostReport, HostState, Profile};
 use crate::{subject, wire};
 
@@ -57,6 +57,11 @@ impl Store {
             self.plan.insert(change.key, (change.value, Revision(self.plan_rev)));
         }
         Some(Revision(self.plan_rev))
+    }
+
+    fn judge(&mut self, verdict: &Verdict) {
+        self.verdict_rev += 1;
+        self.verdicts.insert(crate::wire::verdict::host_key(&verdict.host), wire::encode(verdict));
     }
 
     /// Carries out one step of a replica; whether there was one.
@@ -332,4 +337,150 @@ fn tasks_are_placed_among_those_that_are_there() {
     assert_eq!((placed.node_id.as_str(), placed.displaces), ("NEDGE01", BTreeMap::from([(actor("low"), 1)])));
     let problem = replica.place(&task(r#"{"task_id": "t", "preferred_region": "a b"}"#), 10).unwrap_err();
     assert_eq!(problem.code, ErrorCode::Usage);
+}
+
+/// Two hosts that share two instances of `a`, and a replica that is at rest.
+fn at_rest() -> (Store, Scheduler) {
+    let (mut store, mut replica) = (Store::default(), Scheduler::new("n", 0));
+    store.edit(add("a", 2));
+    beat(&mut replica, &host(0), 0);
+    beat(&mut replica, &host(1), 0);
+    store.run(&mut replica, 0);
+    (store, replica)
+}
+
+fn shares(replica: &Scheduler) -> BTreeMap<HostId, u32> {
+    replica.plan_state().unwrap().shares_of(&actor("a"))
+}
+
+#[test]
+fn a_dead_host_s_work_is_committed_at_the_very_next_step() {
+    let (mut store, mut replica) = at_rest();
+    // Late enough that everything else is due as well.
+    let now = 100_000;
+    beat(&mut replica, &HostReport { seq: 2, ..host(1) }, now);
+    store.judge(&verdict(0, Standing::Dead));
+    replica.handle_verdict_changed();
+    let reads = store.reads;
+    assert_eq!(replica.poll_step(now), Some(Step::ReadVerdicts));
+    assert!(store.step(&mut replica, now));
+    let Some(Step::Commit(batch)) = replica.poll_step(now) else { panic!("no commit") };
+    let revision = store.commit(batch).unwrap();
+    replica.handle_committed(revision, 0);
+    assert_eq!((shares(&replica), store.reads), (BTreeMap::from([(host_id(1), 2)]), reads));
+    assert_eq!(store.heads[1].verdict_rev, Revision(1));
+    store.run(&mut replica, now);
+    let last = store.records.last().unwrap()["a"].reasons.clone();
+    assert!(last.len() == 2 && last[0].ends_with("; NEDGE01 is gone: heartbeat timeout: 3000ms"), "{last:?}");
+    assert_eq!(last[1], "NEDGE01: 1 less, it is gone: heartbeat timeout: 3000ms");
+}
+
+#[test]
+fn a_verdict_that_was_not_heard_of_is_found() {
+    let (mut store, mut replica) = at_rest();
+    store.judge(&verdict(0, Standing::Dead));
+    store.run(&mut replica, LOOK_EVERY_MS - 1);
+    assert_eq!(shares(&replica).len(), 2);
+    beat(&mut replica, &HostReport { seq: 2, ..host(1) }, LOOK_EVERY_MS);
+    store.run(&mut replica, LOOK_EVERY_MS);
+    assert_eq!(shares(&replica), BTreeMap::from([(host_id(1), 2)]));
+}
+
+#[test]
+fn of_two_replicas_that_hear_of_a_verdict_one_moves_the_work() {
+    let (mut store, mut first) = at_rest();
+    let mut second = Scheduler::new("n2", 0);
+    for n in [0, 1] {
+        beat(&mut second, &host(n), 0);
+    }
+    store.run(&mut second, 0);
+    // The second knows an older plan than the first.
+    store.edit(add("b", 1));
+    first.handle_desired_changed();
+    store.run(&mut first, 10);
+    store.judge(&verdict(0, Standing::Dead));
+    for replica in [&mut second, &mut first] {
+        replica.handle_verdict_changed();
+        store.run(replica, 20);
+        assert_eq!(shares(replica), BTreeMap::from([(host_id(1), 2)]));
+    }
+    assert_eq!(store.heads.len(), 3, "one plan for the verdict");
+}
+
+#[test]
+fn suspicion_alone_plans_nothing_and_keeps_tasks_away() {
+    let (mut store, mut replica) = at_rest();
+    store.judge(&verdict(0, Standing::Suspect));
+    replica.handle_verdict_changed();
+    store.run(&mut replica, 10);
+    assert_eq!(store.heads.len(), 1);
+    let task = serde_json::from_str::<TaskSpec>(r#"{"task_id": "t"}"#).unwrap();
+    assert_eq!(replica.place(&task, 10).unwrap().node_id, "NEDGE02");
+    let opinions = replica.explain(&actor("a"), 10).unwrap().hosts;
+    assert_eq!(opinions[1].rejected.as_deref(), Some("it is Suspect: not heard as it should be"));
+}
+
+#[test]
+fn a_verdict_that_makes_no_sense_keeps_no_other_from_its_effect() {
+    let (mut store, mut replica) = at_rest();
+    store.verdicts.insert("host.broken".into(), b"{".to_vec());
+    store.judge(&verdict(0, Standing::Dead));
+    replica.handle_verdict_changed();
+    store.run(&mut replica, 10);
+    assert_eq!(shares(&replica), BTreeMap::from([(host_id(1), 2)]));
+}
+
+#[test]
+fn a_fresh_replica_does_not_wait_for_the_dead() {
+    let (mut store, _) = at_rest();
+    store.judge(&verdict(0, Standing::Dead));
+    let mut fresh = Scheduler::new("n", 50);
+    beat(&mut fresh, &host(1), 50);
+    store.run(&mut fresh, 50);
+    assert!(fresh.is_ready(50));
+    assert_eq!(shares(&fresh), BTreeMap::from([(host_id(1), 2)]));
+}
+
+#[test]
+fn how_long_a_host_counts_as_there_follows_the_profile() {
+    for (profile, expected) in [("lan", 3_000), ("wan", 15_000), ("test", 750)] {
+        let (mut store, mut replica) = at_rest();
+        store.edit(|desired| {
+            let name = crate::id::ConfigName::new("failover").unwrap();
+            desired.put_config(name, BTreeMap::from([("profile".into(), profile.into())])).unwrap();
+        });
+        replica.handle_desired_changed();
+        store.run(&mut replica, 10);
+        assert_eq!(replica.status(expected - 1).hosts, 2, "{profile}");
+        assert_eq!(replica.status(expected).hosts, 0, "{profile}");
+    }
+}
+
+#[test]
+fn a_strict_slot_is_handed_over_by_heartbeats_alone() {
+    let (mut store, mut replica) = (Store::default(), Scheduler::new("n", 0));
+    store.edit(|desired| {
+        let spec = ComponentSpec::new("file://a.wasm", Digest::of(b"a"));
+        desired.start_component(actor("a"), spec, None, true).unwrap();
+        desired.components.get_mut("a").unwrap().needs.class = crate::needs::Class::Strict;
+    });
+    let mut hosts = [host(0), host(1)];
+    let mut round = |store: &mut Store, replica: &mut Scheduler, now: Millis| {
+        for host in &mut hosts {
+            if let Some((value, _)) = store.plan.get(&subject::assignment_key(&host.id)) {
+                carry_out(host, &wire::decode(value).unwrap());
+            }
+            beat(replica, host, now);
+        }
+        store.run(replica, now);
+    };
+    round(&mut store, &mut replica, 0);
+    round(&mut store, &mut replica, 10);
+    assert_eq!(shares(&replica), BTreeMap::from([(host_id(0), 1)]));
+    store.edit(|desired| desired.edit_node(&host_id(0), |node| node.draining = true));
+    replica.handle_desired_changed();
+    store.run(&mut replica, 20);
+    assert_eq!((shares(&replica), store.heads.len()), (BTreeMap::from([(host_id(0), 1)]), 2), "it is told to stop it");
+    round(&mut store, &mut replica, 30);
+    assert_eq!(shares(&replica), BTreeMap::from([(host_id(1), 1)]));
 }
