@@ -146,7 +146,9 @@ pub(super) fn rooms(draft: &Draft) -> Vec<String> {
     });
     let actors: BTreeSet<&ActorId> = draft.displaced.iter().map(|displaced| &displaced.actor).collect();
     let lacking = actors.into_iter().filter_map(|actor| match draft.troubles.get(actor)? {
-        Trouble::Missing { missing, .. } | Trouble::NoTarget { missing, .. } => Some(format!("{actor} then has no place for {missing} of its instances")),
+        Trouble::Missing { missing, .. } | Trouble::NoTarget { missing, .. } => {
+            Some(format!("{actor} then has no place for {missing} of its instances"))
+        }
         Trouble::Links(_) | Trouble::Settings(_) | Trouble::Quarantined(_) => None,
     });
     made.chain(lacking).collect()

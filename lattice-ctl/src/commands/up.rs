@@ -221,12 +221,7 @@ impl Up {
             SystemActor::Failover => !(self.no_scheduler || self.no_failover),
         };
         let actors = SystemActor::ALL.into_iter().filter(|_| self.hosts > 0).filter(wanted);
-        actors
-            .filter_map(|actor| match (actor, system::find_component(actor)) {
-                (SystemActor::Failover, Err(_)) => None,
-                (_, found) => Some(found.map(|path| (actor, path))),
-            })
-            .collect()
+        actors.map(|actor| Ok((actor, system::find_component(actor)?))).collect()
     }
 }
 

@@ -21,6 +21,7 @@ use lattice_core::system::SystemActor;
 use lattice_core::timing::DRAIN_DEADLINE;
 use lattice_core::wire;
 use lattice_core::wire::report::HostReport;
+use lattice_core::wire::verdict::{Standing, Verdict};
 use lattice_nats::server::{Durability, Server, ServerConfig};
 use rustix::process::Signal;
 use tokio::signal::unix::{SignalKind, signal};
@@ -44,6 +45,10 @@ use crate::view::View;
 
 /// How long hosts may take until they are heard; reserving memory takes a moment on a small machine.
 const HOSTS_DEADLINE: Duration = Duration::from_secs(60);
+/// How long hosts that have been here before are waited for until they may get work.
+const WELCOME_WITHIN: Duration = Duration::from_secs(15);
+/// Between two looks at that.
+const LOOK_AGAIN: Duration = Duration::from_millis(250);
 /// How long hosts may take to end: what they give their work, and some for themselves.
 const HOSTS_GRACE: Duration = DRAIN_DEADLINE.saturating_add(Duration::from_secs(5));
 /// Between two looks at the size of logs.
@@ -238,7 +243,25 @@ impl Supervisor {
         for wanted in &wanted {
             wanted.until_ready(session).await?;
         }
+        if wanted.iter().any(Wanted::judges) {
+            self.until_welcome(session).await?;
+        }
         Ok(())
+    }
+
+    /// Waits until none of our hosts is kept from work because of an earlier start, which takes a few heartbeats. One that
+    /// came and went too often is not waited for: it gets work later.
+    async fn until_welcome(&self, session: &Session) -> Outcome {
+        let deadline = Instant::now() + WELCOME_WITHIN;
+        loop {
+            let verdicts = session.lattice.read_verdicts().await?;
+            let ours = self.state.hosts.iter().filter_map(|host| verdicts.hosts.get(host.id.as_ref()?));
+            let kept = |verdict: &&Verdict| matches!(verdict.standing, Standing::Suspect | Standing::Dead | Standing::Returned);
+            if ours.filter(kept).count() == 0 || Instant::now() >= deadline {
+                return Ok(());
+            }
+            tokio::time::sleep(LOOK_AGAIN).await;
+        }
     }
 
     /// Whether hosts need more rights for lattice's own actors than others have, and ours have them: on our own server where it

@@ -144,6 +144,11 @@ impl Wanted {
         Ok(())
     }
 
+    /// Whether it is the one that judges hosts.
+    pub(crate) fn judges(&self) -> bool {
+        self.actor == SystemActor::Failover
+    }
+
     fn fresh(&self) -> ComponentSpec {
         let mut spec = ComponentSpec {
             policy: InstancePolicy::Resident,

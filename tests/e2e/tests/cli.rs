@@ -35,6 +35,10 @@ fn not_found(world: &World) {
     check(&format!("start actor {} echo --host NEDGE3", file.display()), "host-not-found", "host not found: NEDGE3", "did you mean NEDGE0");
     check("stop host nobody", "host-not-found", "host not found: nobody", "NEDGE01");
     check("get hosts NEDGE", "host-not-found", "host not found: NEDGE", "2 hosts fit");
+    check("failover run nobody --yes", "host-not-found", "host not found: nobody", "NEDGE01");
+    check("failover plan NEDGE3", "host-not-found", "host not found: NEDGE3", "did you mean NEDGE0");
+    check("wait host/nobody --for dead", "host-not-found", "host not found: nobody", "");
+    check("events --host nobody", "host-not-found", "host not found: nobody", "");
     check("stop actor nobody", "not-found", "actor not found: nobody", "lattice-ctl get actors");
     check("call nobody", "not-found", "actor not found: nobody", "");
     check("scale actor nobody --max 2", "not-found", "actor not found: nobody", "");
@@ -71,6 +75,12 @@ fn usage(world: &World) {
     check("start actor x.wasm a --max 4294967296", "");
     check("call echo Dance", "an actor has no operation `Dance`");
     check("config put a", "");
+    check("config put failover colour=red", "settings of failover make no sense: `colour` = `red`");
+    check("config put failover profile=slow", "settings of failover make no sense: `profile` = `slow`");
+    check("events --kind weather", "");
+    check("failover", "");
+    check("failover NEDGE01", "there is nobody to ask");
+    check("wait host/NEDGE01 --for moved", "");
     check("config put a b=1 b=2", "value `b` is given twice");
     check("up --nats-port 4222 --nats-url nats://127.0.0.1:1", "--nats-url uses a server that is there");
     check("sub edge..x", "subject");
@@ -99,6 +109,11 @@ fn unreachable(world: &World) {
     let timeout = world.line("pub edge.nobody.there x --request --timeout 300ms -o json");
     let timeout = timeout.problem(5, "nats-timeout", "NATS: subscription timeout");
     assert!(!hint(&timeout).is_empty());
+
+    // A build for tests puts faults into its hosts; no lattice is made of those.
+    let mut faulty = world.command(&["up", "--detach", "--hosts", "0", "-o", "json"]);
+    let faulty = faulty.env("LATTICE_FAULT", "no-fence-header").stdin(Stdio::null()).output().expect("it runs");
+    assert_eq!(faulty.status.code(), Some(2), "{faulty:?}");
 
     // No place where hosts or settings could be kept.
     let mut homeless = world.command(&["up", "--detach", "--hosts", "0", "-o", "json"]);

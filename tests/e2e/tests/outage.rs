@@ -1,7 +1,7 @@
 //! What is there goes away, and comes back: the server, a host, the road between them. What the stream has acknowledged
 //! is worked on, whatever happens meanwhile.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use e2e::process::{is_alive, signal};
@@ -172,12 +172,17 @@ fn what_a_dead_host_had_in_hand_comes_again() {
     // Nobody starts it again, as was asked for; somebody may.
     world.until("it is known to be gone", || world.host("NEDGE01").filter(|host| host["state"] == "Unhealthy"));
     assert!(!is_alive(pid));
+    let both = BTreeMap::from([("NEDGE02".to_owned(), 2)]);
+    world.until("the other host has its part, too", || (world.instances("sleepy") == both).then_some(()));
     let doctor = world.line("doctor");
     assert!(doctor.out.contains("NEDGE01"), "{doctor:?}");
     assert_eq!(doctor.code, 1, "{doctor:?}");
     let _back = world.restart_host("NEDGE01", &[]);
     world.until_ready("NEDGE01");
-    world.until("it has its part again", || (world.actor_state("sleepy") == ("running".to_owned(), 2)).then_some(()));
+    assert_eq!(world.instances("sleepy"), both, "what has moved stays");
+    world.line("scale actor sleepy --max 4").ok();
+    let spread = BTreeMap::from([("NEDGE01".to_owned(), 2), ("NEDGE02".to_owned(), 2)]);
+    world.until("it gets new work", || (world.instances("sleepy") == spread).then_some(()));
 }
 
 #[test]

@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use lattice_core::desired::Desired;
 use lattice_core::error::{ErrorCode, Problem};
 use lattice_core::id::{ActorId, Generation, HostId, Incarnation};
+use lattice_core::liveness::FailoverSettings;
 use lattice_core::plan::{self, PlanState};
-use lattice_core::timing::{CONFIRMATIONS, TimingProfile};
 use lattice_core::wire::event::EventKind;
 use lattice_core::wire::failover::{FailoverPlan, FailoverStatus};
 use lattice_nats::events::EventQuery;
@@ -159,11 +159,9 @@ pub(super) async fn last_start(session: &Session, view: &View, host: &HostId) ->
 
 /// Milliseconds from a failure to the first result elsewhere: as measured lately, else what the settings make of a host that
 /// falls silent.
-pub(super) fn downtime_ms(status: Option<&FailoverStatus>) -> u64 {
-    let profile = status.map_or_else(TimingProfile::default, |status| status.profile);
-    let silent = profile.suspicion_floor().saturating_add(profile.confirm().saturating_mul(CONFIRMATIONS));
-    let silent_ms = u64::try_from(silent.as_millis()).unwrap_or(u64::MAX);
-    status.and_then(|status| status.measured_downtime_ms).unwrap_or(silent_ms)
+pub(super) fn downtime_ms(status: Option<&FailoverStatus>, desired: &Desired) -> u64 {
+    let measured = status.and_then(|status| status.measured_downtime_ms);
+    measured.unwrap_or_else(|| FailoverSettings::of(desired).expected_downtime_ms())
 }
 
 #[cfg(test)]
@@ -212,6 +210,6 @@ mod tests {
 
     #[test]
     fn downtime_is_measured_or_follows_from_the_settings() {
-        assert_eq!(downtime_ms(None), 4_000);
+        assert_eq!(downtime_ms(None, &Desired::default()), 4_000);
     }
 }

@@ -37,7 +37,7 @@ impl PlanFailover {
         let host = view.inventory.find(&self.host)?;
         let start = outlook::last_start(&session, &view, &host).await?;
         let status = failover::status(&session, system::PATIENCE).await.ok();
-        let outlook = Outlook::of(&view, &host, &start, outlook::downtime_ms(status.as_ref()));
+        let outlook = Outlook::of(&view, &host, &start, outlook::downtime_ms(status.as_ref(), &view.desired));
         let problem = outlook.no_target();
         output.print(&Planned(outlook))?;
         problem.map_or(Ok(()), |problem| Err(problem.into()))

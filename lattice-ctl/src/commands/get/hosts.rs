@@ -127,7 +127,11 @@ impl Host {
     fn row(&self, wide: bool) -> Vec<String> {
         let or_dash = |text: Option<String>| text.unwrap_or_else(|| "-".to_owned());
         let words = [(self.stopped, "stopped"), (self.cordoned, "cordoned"), (self.draining, "draining")];
-        let verdict = self.verdict.filter(|standing| *standing != Standing::Healthy).map(|standing| standing.as_str().to_lowercase());
+        // One that was told to stop is gone on purpose.
+        let verdict = self
+            .verdict
+            .filter(|standing| *standing != Standing::Healthy && !self.stopped)
+            .map(|standing| standing.as_str().to_lowercase());
         let words = words.into_iter().filter_map(|(so, word)| so.then(|| word.to_owned()));
         let words: Vec<String> = words.chain(verdict).collect();
         let state =
