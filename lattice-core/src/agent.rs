@@ -6,6 +6,8 @@
 //! **Invariants.** The generation of the assignment in force never falls. An actor runs only while its code is loaded, its
 //! shape is admissible and every import that needs a link has one to a provider that works here.
 
+pub mod crashes;
+
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
@@ -268,6 +270,8 @@ impl Agent {
             {
                 // The outcome sets the next time; until then nothing more is tried.
                 *retry_at = now.saturating_add(MAX_LOAD_BACKOFF);
+                let details = BTreeMap::from([("provider".to_owned(), id.to_string())]);
+                self.actions.push_back(Action::Record(EventKind::Restarting, format!("provider {id} is started again"), details));
                 self.actions.push_back(Action::StartProvider(id.clone(), provider.spec.clone()));
             }
         }

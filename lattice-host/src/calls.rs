@@ -78,7 +78,8 @@ async fn work(call: &Call, target: &Target) -> Result<Bytes, Problem> {
     // The actor must see that a reply is wanted; where it goes is ours to know.
     let message =
         Message { subject: call.subject.clone(), body: call.body.clone(), reply_to: Some(CAPTURED_REPLY.to_owned()), headers: Vec::new() };
-    let handled = target.handle(Operation::Call, message, ReplyRoute::Capture).await.map_err(|error| error.problem(target.id.as_str()))?;
+    let handled = target.handle(Operation::Call, message, ReplyRoute::Capture, None).await;
+    let handled = handled.map_err(|error| error.problem(target.id.as_str()))?;
     Ok(handled.reply.map(|reply| reply.body).unwrap_or_default())
 }
 

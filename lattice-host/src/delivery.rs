@@ -10,6 +10,7 @@
 pub(crate) mod core;
 pub(crate) mod durable;
 mod failures;
+pub(crate) mod owned;
 mod queue;
 mod work;
 
@@ -19,14 +20,17 @@ use std::time::{Duration, Instant};
 use lattice_core::id::ActorId;
 use lattice_core::link::MessagingSettings;
 use provider_api::messaging::{Inbox, Message, Messaging, Subscription};
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::backoff::Backoff;
+use crate::event_loop::Event;
 use crate::metrics::{ActorMetrics, Operation};
+use crate::ownership::slot::Slot;
 use crate::reason;
 use crate::runtime::{Actor, Handled, InvokeError, Pace, ReplyRoute};
 use crate::status::InletStatus;
+use crate::supervision::Supervision;
 
 /// First and longest pause before a subscription that could not be made or has ended is made again.
 const RESUBSCRIBE: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(10));
@@ -44,6 +48,14 @@ pub(crate) struct Target {
     pub(crate) id: ActorId,
     pub(crate) current: watch::Receiver<Current>,
     pub(crate) metrics: ActorMetrics,
+    /// How it has fared lately.
+    pub(crate) supervision: Arc<Supervision>,
+    /// Where it is told that it has to rest.
+    pub(crate) events: mpsc::Sender<Event>,
+    /// The slot, of an actor whose slots have owners.
+    pub(crate) slot: Option<Arc<Slot>>,
+    /// The durable consumer that the messages come from, if any.
+    pub(crate) consumer: Option<Arc<str>>,
 }
 
 impl Target {
@@ -57,14 +69,37 @@ impl Target {
     }
 
     /// Hands over one message and counts how it went. If the code is replaced at this very moment, the new one gets it.
-    pub(crate) async fn handle(&self, operation: Operation, message: Message, route: ReplyRoute) -> Result<Handled, InvokeError> {
+    /// `sequence`: its position in the stream that the consumer reads.
+    pub(crate) async fn handle(
+        &self,
+        operation: Operation,
+        message: Message,
+        route: ReplyRoute,
+        sequence: Option<u64>,
+    ) -> Result<Handled, InvokeError> {
         let started = Instant::now();
-        let mut outcome = self.current().actor.handle_message(message.clone(), route.clone()).await;
-        if matches!(outcome, Err(InvokeError::Closed)) && self.current.has_changed().is_ok() {
-            outcome = self.current().actor.handle_message(message, route).await;
-        }
+        let outcome = match &self.slot {
+            // Boxed: the others shall not carry it along.
+            Some(slot) => Box::pin(slot.handle(&self.current().actor, message, route, self.consumer.as_deref().zip(sequence))).await,
+            None => {
+                let mut outcome = self.current().actor.handle_message(message.clone(), route.clone()).await;
+                if matches!(outcome, Err(InvokeError::Closed)) && self.current.has_changed().is_ok() {
+                    outcome = self.current().actor.handle_message(message, route).await;
+                }
+                outcome
+            }
+        };
         self.metrics.count(operation, outcome.is_ok(), started.elapsed());
+        if let Some(rest) = self.supervision.note(&outcome) {
+            let why = outcome.as_ref().err().map(ToString::to_string).unwrap_or_default();
+            let _ = self.events.send(Event::Resting { actor: self.id.clone(), rest, why }).await;
+        }
         outcome
+    }
+
+    /// Until when the actor shall get no messages, because it fails again and again.
+    pub(crate) fn rests_until(&self) -> Option<tokio::time::Instant> {
+        self.supervision.rests_until()
     }
 }
 

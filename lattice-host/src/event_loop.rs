@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use lattice_core::agent::{Action, Agent};
 use lattice_core::id::{ActorId, Digest, Generation};
-use lattice_core::timing::{HEARTBEAT_INTERVAL, OFFLINE_START_AFTER};
+use lattice_core::timing::OFFLINE_START_AFTER;
 use lattice_core::wire;
 use lattice_core::wire::assignment::Assignment;
 use lattice_core::wire::event::EventKind;
@@ -22,6 +22,8 @@ use tokio::sync::{mpsc, oneshot, watch};
 use crate::errors::ErrorWindow;
 use crate::executor::Executor;
 use crate::metrics::Metrics;
+use crate::ownership::claims::{Claims, News, Step};
+use crate::ownership::lease::Leaseholder;
 use crate::reason;
 use crate::recorder::Recorder;
 use crate::reporter::Reporter;
@@ -41,12 +43,16 @@ pub(crate) enum Event {
     Loaded { actor: ActorId, digest: Digest, outcome: Result<Loaded, LoadError> },
     /// An actor cannot run as it was ordered.
     RunFailed { actor: ActorId, why: String },
+    /// An actor that failed again and again takes no messages for a while.
+    Resting { actor: ActorId, rest: Duration, why: String },
     /// The assignment of this generation is on disk, or cannot be brought there.
     Kept(Generation),
     /// What a report says has changed.
     Changed,
     /// Somebody asks how the host stands.
     Question(oneshot::Sender<HostReport>),
+    /// Something that matters to what this host owns.
+    Owner(News),
     /// An error of the host itself.
     Trouble(String),
     /// The system asks the host to end.
@@ -126,6 +132,8 @@ pub(crate) struct Outlets {
 /// The state of the host.
 pub(crate) struct EventLoop {
     agent: Agent,
+    claims: Claims,
+    lease: Leaseholder,
     executor: Executor,
     reporter: Reporter,
     outlets: Outlets,
@@ -143,9 +151,18 @@ pub(crate) struct EventLoop {
 }
 
 impl EventLoop {
-    pub(crate) fn new(agent: Agent, executor: Executor, reporter: Reporter, outlets: Outlets, kept: Option<Assignment>) -> Self {
+    pub(crate) fn new(
+        agent: Agent,
+        (claims, lease): (Claims, Leaseholder),
+        executor: Executor,
+        reporter: Reporter,
+        outlets: Outlets,
+        kept: Option<Assignment>,
+    ) -> Self {
         Self {
             agent,
+            claims,
+            lease,
             executor,
             reporter,
             outlets,
@@ -171,6 +188,9 @@ impl EventLoop {
             }
             self.act();
         }
+        // What has finished is nobody's any more.
+        self.claims.assign(&BTreeMap::new());
+        self.act();
         self.report()
     }
 
@@ -180,7 +200,8 @@ impl EventLoop {
 
     fn next_due(&self) -> Duration {
         let offline_start = self.kept.is_some().then_some(OFFLINE_START_AFTER);
-        self.agent.poll_timeout().into_iter().chain(offline_start).fold(self.next_heartbeat, Duration::min)
+        let due = self.agent.poll_timeout().into_iter().chain(self.claims.poll_timeout()).chain(offline_start);
+        due.fold(self.next_heartbeat, Duration::min)
     }
 
     fn handle(&mut self, event: Event) {
@@ -188,7 +209,12 @@ impl EventLoop {
             Event::Connection(state) => self.handle_connection(state),
             Event::Fetched(fetched) => self.handle_fetched(fetched),
             Event::Loaded { actor, digest, outcome } => self.handle_loaded(&actor, &digest, outcome),
-            Event::RunFailed { actor, why } => self.agent.handle_run_failed(&actor, reason::cut(&why)),
+            Event::RunFailed { actor, why } => {
+                self.agent.handle_run_failed(&actor, reason::cut(&why));
+                self.handle_news(News::Ready { actor, ready: false });
+            }
+            Event::Owner(news) => self.handle_news(news),
+            Event::Resting { actor, rest, why } => self.record_rest(&actor, rest, &why),
             Event::Kept(generation) => {
                 self.kept_generation = generation;
                 self.send_report();
@@ -213,11 +239,13 @@ impl EventLoop {
             && let Some(kept) = self.kept.take()
         {
             tracing::warn!(generation = %kept.generation, "the plan cannot be read: starting from the assignment on disk");
-            if let Err(refusal) = self.agent.handle_assignment(*kept, true) {
-                tracing::warn!(%refusal, "assignment on disk refused");
+            match self.agent.handle_assignment(*kept, true) {
+                Ok(()) => self.follow_assignment(),
+                Err(refusal) => tracing::warn!(%refusal, "assignment on disk refused"),
             }
         }
         self.agent.handle_timeout(now);
+        self.claims.handle_timeout(now);
         if now >= self.next_heartbeat {
             self.send_report();
         }
@@ -275,7 +303,10 @@ impl EventLoop {
         };
         let offered = assignment.generation;
         match self.agent.handle_assignment(*assignment, false) {
-            Ok(()) => self.last_refusal = None,
+            Ok(()) => {
+                self.last_refusal = None;
+                self.follow_assignment();
+            }
             Err(refusal) => {
                 let why = refusal.to_string();
                 // The same one is offered again at each resync.
@@ -287,6 +318,35 @@ impl EventLoop {
                 }
             }
         }
+    }
+
+    /// What else depends on the assignment in force.
+    fn follow_assignment(&mut self) {
+        if let Some(assignment) = self.agent.assignment() {
+            self.lease.set_timing(assignment.timing);
+            // A host on its way out finishes what it owns, and gives it up at the end.
+            if !self.agent.is_draining() {
+                self.claims.assign(&assignment.components);
+            }
+        }
+    }
+
+    fn handle_news(&mut self, news: News) {
+        if matches!(news, News::LeaseLost) && self.claims.needs_lease() {
+            let message = "the host's lease has ended: what needs one has stopped".to_owned();
+            tracing::warn!("{message}");
+            self.outlets.recorder.record(EventKind::LeaseLost, message, BTreeMap::new());
+        }
+        let now = self.now();
+        self.claims.handle(news, now);
+    }
+
+    fn record_rest(&mut self, actor: &ActorId, rest: Duration, why: &str) {
+        let message = format!("actor {actor} fails again and again, it gets messages again in {} s: {}", rest.as_secs(), reason::cut(why));
+        tracing::warn!("{message}");
+        let details = BTreeMap::from([("actor".to_owned(), actor.to_string()), ("rest-ms".to_owned(), rest.as_millis().to_string())]);
+        self.outlets.recorder.record(EventKind::Restarting, message, details);
+        self.send_report();
     }
 
     fn handle_loaded(&mut self, actor: &ActorId, digest: &Digest, outcome: Result<Loaded, LoadError>) {
@@ -304,7 +364,7 @@ impl EventLoop {
 
     /// Carries out what the agent wants until it wants nothing more.
     fn act(&mut self) {
-        let mut report = false;
+        let mut report = self.act_on_claims();
         while let Some(action) = self.agent.poll_action() {
             match action {
                 Action::Persist(assignment) => {
@@ -325,7 +385,10 @@ impl EventLoop {
                         self.agent.handle_run_failed(&actor, why);
                     }
                 }
-                Action::Stop(actor) => self.executor.stop(&actor),
+                Action::Stop(actor) => {
+                    self.executor.stop(&actor);
+                    self.handle_news(News::Ready { actor, ready: false });
+                }
                 Action::Drain => {
                     self.outlets.health.draining.store(true, Ordering::Relaxed);
                     self.executor.drain();
@@ -337,6 +400,7 @@ impl EventLoop {
                 }
             }
         }
+        report |= self.act_on_claims();
         if !self.agent.is_draining() {
             let agent = &self.agent;
             self.executor.retain(|actor| agent.components().any(|(id, ..)| id == actor));
@@ -344,6 +408,23 @@ impl EventLoop {
         if report {
             self.send_report();
         }
+    }
+
+    /// Starts and stops what is owned; whether a report is due.
+    fn act_on_claims(&mut self) -> bool {
+        let mut report = false;
+        while let Some(step) = self.claims.poll() {
+            match step {
+                Step::Start { slot, epoch, gate } => self.executor.start_slot(&slot, epoch, gate),
+                Step::Stop(slot) => self.executor.stop_slot(&slot),
+                Step::Report => report = true,
+                Step::Record(kind, message, details) => {
+                    tracing::info!(kind = kind.token(), "{message}");
+                    self.outlets.recorder.record(kind, message, details);
+                }
+            }
+        }
+        report
     }
 
     fn trouble(&mut self, what: &str) {
@@ -357,6 +438,10 @@ impl EventLoop {
         let now = self.now();
         let errors = self.errors.count(now);
         let mut report = self.reporter.report(&self.agent, &self.executor, errors);
+        report.lease_rev = self.lease.sequence();
+        for (actor, component) in &mut report.components {
+            component.slots = self.claims.owned(actor).collect();
+        }
         // What was said to be applied must be there after a crash, too.
         report.applied_generation = report.applied_generation.min(self.kept_generation);
         report
@@ -369,6 +454,7 @@ impl EventLoop {
         metrics.generation.set(i64::try_from(report.applied_generation.0).unwrap_or(i64::MAX));
         self.outlets.health.show_life();
         self.outlets.report.send_replace(wire::encode(&report).into());
-        self.next_heartbeat = self.now().saturating_add(HEARTBEAT_INTERVAL);
+        let timing = self.agent.assignment().map(|assignment| assignment.timing).unwrap_or_default();
+        self.next_heartbeat = self.now().saturating_add(timing.heartbeat());
     }
 }

@@ -6,18 +6,21 @@ use std::sync::Arc;
 
 use lattice_core::admission::{ComponentShape, MAX_COMPONENT_BYTES};
 use lattice_core::id::{ActorId, Digest, ProviderId};
+use lattice_core::ownership::SlotId;
 use lattice_core::wire::assignment::{ComponentAssignment, ProviderAssignment};
 use tokio::sync::watch;
 use tokio_util::task::TaskTracker;
 
 use crate::event_loop::Event;
-use crate::keeper::{Keeper, Numbered, Order, Surroundings};
+use crate::keeper::{Given, Keeper, Numbered, Order, Start, Surroundings};
 use crate::logs::LogRing;
 use crate::metrics::Metrics;
+use crate::ownership::gate::Gate;
 use crate::providers::Providers;
 use crate::reason;
 use crate::runtime::Loaded;
 use crate::status::Status;
+use crate::supervision::Supervision;
 
 /// The hands of the event loop.
 pub(crate) struct Executor {
@@ -38,10 +41,13 @@ struct Kept {
     wanted: Option<Digest>,
     loaded: Option<Loaded>,
     keeper: Option<Handle>,
+    /// The slots that run here.
+    slots: watch::Sender<Given>,
 }
 
 struct Handle {
     orders: watch::Sender<Numbered>,
+    slots: watch::Receiver<Given>,
     status: watch::Receiver<Status>,
 }
 
@@ -51,7 +57,7 @@ impl Handle {
     }
 
     fn is_settled(&self) -> bool {
-        self.status.borrow().is_settled(self.orders.borrow().number)
+        self.status.borrow().is_settled(self.orders.borrow().number, self.slots.borrow().number)
     }
 }
 
@@ -103,17 +109,20 @@ impl Executor {
             return Ok(());
         }
         let (orders, newest) = watch::channel(Numbered { number: 1, order });
-        let (shown, status) = watch::channel(Status::default());
+        let supervision = Supervision::new();
+        let (shown, status) = watch::channel(Status::new(supervision.clone()));
         let keeper = Keeper {
             id: actor.clone(),
             around: self.around.clone(),
             orders: newest,
+            given: kept.slots.subscribe(),
             status: Arc::new(shown),
             metrics: self.metrics.actor(actor),
+            supervision,
             endings: TaskTracker::new(),
         };
         self.keepers.spawn(keeper.run());
-        kept.keeper = Some(Handle { orders, status });
+        kept.keeper = Some(Handle { orders, slots: kept.slots.subscribe(), status });
         Ok(())
     }
 
@@ -123,6 +132,23 @@ impl Executor {
             keeper.order(None);
             self.metrics.set_instances(actor, 0);
         }
+    }
+
+    /// Lets a slot run, behind `gate`.
+    pub(crate) fn start_slot(&mut self, id: &SlotId, epoch: u64, gate: Arc<Gate>) {
+        self.actors.entry(id.actor.clone()).or_default().slots.send_modify(|given| {
+            given.number = given.number.saturating_add(1);
+            given.slots.insert(id.slot, Start { epoch, gate });
+        });
+    }
+
+    /// Lets a slot end whose gate is closed.
+    pub(crate) fn stop_slot(&self, id: &SlotId) {
+        let Some(kept) = self.actors.get(&id.actor) else { return };
+        kept.slots.send_modify(|given| {
+            given.number = given.number.saturating_add(1);
+            given.slots.remove(&id.slot);
+        });
     }
 
     /// Forgets actors that are no longer assigned.

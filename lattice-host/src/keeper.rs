@@ -4,6 +4,11 @@
 //! **Orders are level-triggered:** the keeper always works towards the newest one. **Inlets** (one task per subscription,
 //! port, bucket, and one for calls) outlive a change of code or of other links. What is replaced finishes in the background,
 //! at most as long as draining may take.
+//!
+//! **Slots.** Of an actor whose slots have owners only HTTP requests come in here, which read; its messages go to the slots
+//! that run on this host, each with an instance and inlets of its own ([`slots`]).
+
+mod slots;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -13,6 +18,7 @@ use lattice_core::contract::Contract;
 use lattice_core::error::Problem;
 use lattice_core::id::{ActorId, HostName, LatticeName, LinkName, ProviderId};
 use lattice_core::link::{Delivery, KindSettings, MessagingSettings};
+use lattice_core::ownership::SlotId;
 use lattice_core::subject::{self, SubjectPattern};
 use lattice_core::wire::assignment::{ComponentAssignment, LinkAssignment};
 use lattice_nats::{Connection, ConnectionState, Lattice};
@@ -29,10 +35,14 @@ use crate::event_loop::Event;
 use crate::http::{self, Port};
 use crate::lazy_bucket::LazyBucket;
 use crate::metrics::ActorMetrics;
+use crate::ownership::claims::News;
+use crate::ownership::gate::Gate;
 use crate::providers::Instance;
 use crate::reason;
 use crate::runtime::{Actor, ActorSettings, Backend, BoundLink, Loaded, Runtime};
 use crate::status::{InletStatus, Status};
+use crate::supervision::Supervision;
+use slots::Slots;
 
 /// First and longest pause between two attempts to open a bucket.
 const REOPEN: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(10));
@@ -68,14 +78,30 @@ pub(crate) struct Numbered {
     pub(crate) order: Option<Arc<Order>>,
 }
 
+/// The slots that run here, with the number of the order that says so.
+#[derive(Clone, Default)]
+pub(crate) struct Given {
+    pub(crate) number: u64,
+    pub(crate) slots: BTreeMap<u32, Start>,
+}
+
+/// One start of a slot.
+#[derive(Clone)]
+pub(crate) struct Start {
+    pub(crate) epoch: u64,
+    pub(crate) gate: Arc<Gate>,
+}
+
 /// The task.
 pub(crate) struct Keeper {
     pub(crate) id: ActorId,
     pub(crate) around: Surroundings,
     /// The newest order.
     pub(crate) orders: watch::Receiver<Numbered>,
+    pub(crate) given: watch::Receiver<Given>,
     pub(crate) status: Arc<watch::Sender<Status>>,
     pub(crate) metrics: ActorMetrics,
+    pub(crate) supervision: Arc<Supervision>,
     /// What finishes in the background.
     pub(crate) endings: TaskTracker,
 }
@@ -101,6 +127,8 @@ struct Running {
     inlets: BTreeMap<(Contract, LinkName), Inlet>,
     linked: watch::Sender<bool>,
     calls: Inlet,
+    /// Whether its messages go to slots.
+    owned: bool,
 }
 
 /// The tasks that bring work in through one link.
@@ -135,26 +163,47 @@ impl Inlet {
 impl Keeper {
     /// Works until nobody gives orders any more, then lets the actor finish.
     pub(crate) async fn run(mut self) {
-        let mut running = None;
+        let (mut running, mut slots) = (None, Slots::default());
         loop {
             let Numbered { number, order } = self.orders.borrow_and_update().clone();
-            running = match order {
-                Some(order) => self.obey(running, &order).await,
+            running = match &order {
+                Some(order) => self.obey(running, order).await,
                 None => self.end(running),
             };
+            let owned = order.filter(|order| slots::are_owned(&order.spec));
+            let prepared = owned.zip(running.as_ref()).map(|(order, running)| slots::Prepared { order, bound: running.bound.clone() });
+            slots.prepare(&self, prepared).await;
             self.status.send_modify(|status| status.obeyed = number);
             // The loop never waits for a keeper, so this wait ends.
             let _ = self.around.events.send(Event::Changed).await;
-            if self.orders.changed().await.is_err() {
+            if self.follow_slots(&mut slots).await.is_err() {
                 break;
             }
         }
         self.end(running);
+        slots.finish(&self).await;
         self.endings.close();
         self.endings.wait().await;
     }
 
+    /// Starts and stops slots until there is another order; fails when there will be none.
+    async fn follow_slots(&mut self, slots: &mut Slots) -> Result<(), watch::error::RecvError> {
+        loop {
+            let Given { number, slots: given } = self.given.borrow_and_update().clone();
+            slots.obey(self, &given).await;
+            if self.status.send_if_modified(|status| std::mem::replace(&mut status.slots_obeyed, number) != number) {
+                let _ = self.around.events.send(Event::Changed).await;
+            }
+            tokio::select! {
+                ordered = self.orders.changed() => return ordered,
+                given = self.given.changed() => given?,
+            }
+        }
+    }
+
     async fn obey(&self, running: Option<Running>, order: &Order) -> Option<Running> {
+        let owned = slots::are_owned(&order.spec);
+        let running = if running.as_ref().is_some_and(|running| running.owned != owned) { self.end(running) } else { running };
         let bound = match self.bind(running.as_ref(), order).await {
             Ok(bound) => bound,
             Err(why) => return self.fail(running, why).await,
@@ -197,7 +246,13 @@ impl Keeper {
     }
 
     fn make(&self, order: &Order, bound: &[Bound]) -> Result<Actor, String> {
-        Actor::new(&self.around.runtime, order.loaded.clone(), self.settings(&order.spec), links(bound)).map_err(|error| error.to_string())
+        let links = self.links(order, bound)?;
+        Actor::new(&self.around.runtime, order.loaded.clone(), self.settings(&order.spec), links).map_err(|error| error.to_string())
+    }
+
+    /// The links of the actor here: all of them, or those with which it can only read.
+    fn links(&self, order: &Order, bound: &[Bound]) -> Result<Vec<BoundLink>, String> {
+        if slots::are_owned(&order.spec) { slots::reading(self, &order.spec, bound) } else { Ok(links(bound)) }
     }
 
     /// An actor that was just made begins to take calls; its links' inlets come next.
@@ -206,15 +261,22 @@ impl Keeper {
         let (current, _) = watch::channel(Current { actor, instances: wide(instances(&order.spec)) });
         let (linked, is_linked) = watch::channel(false);
         let mut calls = Inlet::new(None);
+        let owned = slots::are_owned(&order.spec);
+        if !owned {
+            self.take_calls(&mut calls, is_linked, self.target(&current));
+        }
+        Running { number, current, loaded: order.loaded.clone(), bound: Vec::new(), inlets: BTreeMap::new(), linked, calls, owned }
+    }
+
+    fn take_calls(&self, inlet: &mut Inlet, linked: watch::Receiver<bool>, target: Target) {
         let desk = Desk {
             lattice: self.around.lattice.clone(),
             host: self.around.host.clone(),
-            linked: is_linked,
-            status: self.inlet_status(&mut calls, "calls".to_owned()),
-            stop: calls.stop.clone(),
+            linked,
+            status: self.inlet_status(inlet, "calls".to_owned()),
+            stop: inlet.stop.clone(),
         };
-        calls.tasks.spawn(calls::run(desk, self.target(&current)));
-        Running { number, current, loaded: order.loaded.clone(), bound: Vec::new(), inlets: BTreeMap::new(), linked, calls }
+        inlet.tasks.spawn(calls::run(desk, target));
     }
 
     /// Gives the running actor the order's settings, links and code.
@@ -222,7 +284,7 @@ impl Keeper {
         let instances = wide(instances(&order.spec));
         if running.loaded.digest() == order.loaded.digest() {
             let actor = running.current.borrow().actor.clone();
-            actor.reconfigure(self.settings(&order.spec), links(bound)).map_err(|error| reason::of(&error))?;
+            actor.reconfigure(self.settings(&order.spec), self.links(order, bound)?).map_err(|error| reason::of(&error))?;
             running.current.send_replace(Current { actor, instances });
             return Ok(());
         }
@@ -230,13 +292,16 @@ impl Keeper {
         let number = std::mem::replace(&mut running.number, self.show(&actor));
         let former = running.current.send_replace(Current { actor, instances }).actor;
         running.loaded = order.loaded.clone();
+        self.supervision.forget();
         self.retire(number, former, Vec::new());
         Ok(())
     }
 
     /// Enters an actor into the status; returns its number there.
     fn show(&self, actor: &Actor) -> u64 {
-        let mut number = 0;
+        let (mut number, events) = (0, self.around.events.clone());
+        // A full queue only delays that to the next heartbeat.
+        actor.on_first(move || drop(events.try_send(Event::Changed)));
         self.status.send_modify(|status| {
             number = status.actors.last_key_value().map_or(0, |(last, _)| last.saturating_add(1));
             status.actors.insert(number, actor.clone());
@@ -262,12 +327,12 @@ impl Keeper {
                 continue;
             }
             let mut inlet = Inlet::new(Some((spec, &bound.instance)));
-            self.open(&mut inlet, bound, &running.current);
+            self.open(&mut inlet, bound, running.owned, &running.current);
             running.inlets.insert(key, inlet);
         }
     }
 
-    fn open(&self, inlet: &mut Inlet, bound: &Bound, current: &watch::Sender<Current>) {
+    fn open(&self, inlet: &mut Inlet, bound: &Bound, owned: bool, current: &watch::Sender<Current>) {
         let link = &bound.link;
         if let Some(bucket) = &bound.bucket {
             let status = self.inlet_status(inlet, link_name(&link.spec, None));
@@ -278,9 +343,9 @@ impl Keeper {
             inlet.tasks.spawn(watch_server(server.clone(), status, inlet.stop.clone()));
         }
         match (&link.spec.settings.kind, &link.backend, &bound.instance) {
-            (KindSettings::Messaging(settings), Backend::Messaging(backend), _) => {
+            (KindSettings::Messaging(settings), Backend::Messaging(backend), _) if !owned => {
                 for pattern in &settings.subscriptions {
-                    self.subscribe(inlet, &link.spec, settings, pattern, backend, current);
+                    self.subscribe(inlet, &link.spec, settings, pattern, backend, self.target(current));
                 }
             }
             (KindSettings::HttpServer(settings), _, Instance::HttpServer(server)) => {
@@ -305,16 +370,21 @@ impl Keeper {
         settings: &MessagingSettings,
         pattern: &SubjectPattern,
         backend: &Arc<dyn Messaging>,
-        current: &watch::Sender<Current>,
+        target: Target,
     ) {
         let subscription = subscription(self.around.lattice.name(), &self.id, link, settings.delivery, pattern);
         let status = self.inlet_status(inlet, link_name(link, Some(pattern)));
         let source = Source::new(backend.clone(), subscription, settings.clone(), status, inlet.stop.clone());
-        let target = self.target(current);
         match settings.delivery {
             Delivery::Core => inlet.tasks.spawn(delivery::core::run(source, target, true)),
             Delivery::Broadcast => inlet.tasks.spawn(delivery::core::run(source, target, false)),
-            Delivery::Jetstream => inlet.tasks.spawn(delivery::durable::run(source, target, self.around.dead_letters.clone())),
+            Delivery::Jetstream => {
+                let (letters, lattice) = (self.around.dead_letters.clone(), self.around.lattice.clone());
+                inlet.tasks.spawn(async move {
+                    let Some((source, target)) = delivery::owned::take_over(&lattice, source, target).await else { return };
+                    delivery::durable::run(source, target, letters).await;
+                })
+            }
         };
     }
 
@@ -345,12 +415,13 @@ impl Keeper {
                 }
             }
             actor.close(end.saturating_duration_since(tokio::time::Instant::now())).await;
-            let stats = actor.stats();
-            status.send_modify(|status| {
-                status.actors.remove(&number);
-                status.past.add(&stats);
-            });
+            forget(&status, number, &actor);
         });
+    }
+
+    /// Takes an actor that has ended out of the status; its counts stay.
+    fn forget(&self, number: u64, actor: &Actor) {
+        forget(&self.status, number, actor);
     }
 
     fn settings(&self, spec: &ComponentAssignment) -> ActorSettings {
@@ -365,7 +436,15 @@ impl Keeper {
     }
 
     fn target(&self, current: &watch::Sender<Current>) -> Target {
-        Target { id: self.id.clone(), current: current.subscribe(), metrics: self.metrics.clone() }
+        Target {
+            id: self.id.clone(),
+            current: current.subscribe(),
+            metrics: self.metrics.clone(),
+            supervision: self.supervision.clone(),
+            events: self.around.events.clone(),
+            slot: None,
+            consumer: None,
+        }
     }
 
     fn inlet_status(&self, inlet: &mut Inlet, link: String) -> InletStatus {
@@ -373,6 +452,14 @@ impl Keeper {
         inlet.status.push(status.clone());
         status
     }
+}
+
+fn forget(status: &watch::Sender<Status>, number: u64, actor: &Actor) {
+    let stats = actor.stats();
+    status.send_modify(|status| {
+        status.actors.remove(&number);
+        status.past.add(&stats);
+    });
 }
 
 fn links(bound: &[Bound]) -> Vec<BoundLink> {

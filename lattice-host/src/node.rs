@@ -40,6 +40,8 @@ use crate::identity::{self, DataDir};
 use crate::keeper::Surroundings;
 use crate::logs::LogRing;
 use crate::metrics::Metrics;
+use crate::ownership::claims::Claims;
+use crate::ownership::lease::Leaseholder;
 use crate::providers::Providers;
 use crate::reason;
 use crate::recorder::{self, Origin, Recorder};
@@ -97,7 +99,7 @@ impl Node {
         let (recorder, recorded) = Recorder::new(origin.clone(), metrics.events_dropped.clone());
         let logs = Arc::new(LogRing::new(recorder.clone()));
         let runtime = start_runtime(&config, &data_dir, logs.clone())?;
-        let connection = connect(&config).await?;
+        let connection = connect(&config, subject::connection_name(&origin.host, &origin.incarnation)).await?;
         let lattice = Lattice::new(connection.clone(), config.lattice.clone());
         let kept = read_kept(&data_dir.assignment_file(), &config);
 
@@ -127,14 +129,20 @@ impl Node {
         tokio::spawn(store::keep(data_dir.assignment_file(), config.lattice.clone(), to_keep, events.clone()));
         tokio::spawn(signals.watch(events.clone()));
         tokio::spawn(sync::run(lattice.clone(), origin.host.clone(), events.clone()).inspect(log_end("plan")));
-        tokio::spawn(requests::run(lattice.clone(), origin.host.clone(), config.name.clone(), logs, events).inspect(log_end("requests")));
+        tokio::spawn(
+            requests::run(lattice.clone(), origin.host.clone(), config.name.clone(), logs, events.clone()).inspect(log_end("requests")),
+        );
         let (measured, round_trips) = watch::channel(BTreeMap::new());
         tokio::spawn(round_trip::run(lattice.clone(), origin.clone(), measured).inspect(log_end("round trips")));
+
+        let lease = Leaseholder::start(lattice.clone(), &origin, events.clone());
+        let owned = (Claims::new(&origin, lattice.clone(), lease.clone(), events.clone()), lease);
 
         recorder.record(EventKind::Hello, format!("host {} joins", config.name), BTreeMap::new());
         let agent = Agent::new(origin.host.clone(), origin.incarnation.clone());
         let outlets = Outlets { recorder: recorder.clone(), metrics, health, report, keep };
-        let last = EventLoop::new(agent, executor, Reporter::new(origin.clone(), config, round_trips), outlets, kept).run(inbox).await;
+        let last =
+            EventLoop::new(agent, owned, executor, Reporter::new(origin.clone(), config, round_trips), outlets, kept).run(inbox).await;
 
         recorder.record(EventKind::Bye, format!("host {} leaves", origin.name), BTreeMap::new());
         leaving.cancel();
@@ -163,12 +171,14 @@ fn start_runtime(config: &Config, data_dir: &DataDir, logs: Arc<LogRing>) -> Res
 }
 
 /// Connects; a server that is away is waited for in the background, what can never work is an error.
-async fn connect(config: &Config) -> Result<Connection, Problem> {
+///
+/// By its name in the server's reports others learn that this start of the host has gone.
+async fn connect(config: &Config, name: String) -> Result<Connection, Problem> {
     let options = ConnectOptions {
         creds: config.creds.clone(),
         tls_ca: config.tls_ca.clone(),
         timeout: FIRST_CONNECT,
-        ..ConnectOptions::new(&config.nats_url, format!("lattice-host {}", config.name))
+        ..ConnectOptions::new(&config.nats_url, name)
     };
     match lattice_nats::connect(&options).await {
         Ok(connection) => Ok(connection),

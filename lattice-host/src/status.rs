@@ -7,6 +7,7 @@ use tokio::sync::{mpsc, watch};
 
 use crate::event_loop::Event;
 use crate::runtime::{Actor, ActorStats, CpuTime};
+use crate::supervision::Supervision;
 
 /// How an actor stands here.
 #[derive(Clone, Default)]
@@ -15,8 +16,12 @@ pub(crate) struct Status {
     pub(crate) actors: BTreeMap<u64, Actor>,
     /// What those did that are gone.
     pub(crate) past: Past,
+    /// How it has fared lately.
+    pub(crate) supervision: Option<Arc<Supervision>>,
     /// Number of the newest order that was worked through.
     pub(crate) obeyed: u64,
+    /// The same of the orders about slots.
+    pub(crate) slots_obeyed: u64,
     /// Number of the last inlet that was made.
     inlets: u64,
     /// Inlets that are about to open or close.
@@ -42,9 +47,14 @@ impl Past {
 }
 
 impl Status {
-    /// Whether everything is as order `ordered` wants it, or it is known why not.
-    pub(crate) fn is_settled(&self, ordered: u64) -> bool {
-        self.obeyed >= ordered && self.busy.is_empty()
+    /// Of an actor that is about to run.
+    pub(crate) fn new(supervision: Arc<Supervision>) -> Self {
+        Self { supervision: Some(supervision), ..Self::default() }
+    }
+
+    /// Whether everything is as order `ordered`, and order `slots` about slots, want it, or it is known why not.
+    pub(crate) fn is_settled(&self, ordered: u64, slots: u64) -> bool {
+        self.obeyed >= ordered && self.slots_obeyed >= slots && self.busy.is_empty()
     }
 
     /// Calls that succeeded and failed since the host started.
@@ -68,6 +78,11 @@ impl Status {
             all.add(&actor.stats());
             all
         })
+    }
+
+    /// Failures in a row that were its own.
+    pub(crate) fn crashes(&self) -> u32 {
+        self.supervision.as_ref().map_or(0, |supervision| supervision.crashes())
     }
 
     /// What is wrong with single links.
@@ -141,7 +156,7 @@ mod tests {
     fn an_inlet_from_opening_to_closed() {
         let status = Arc::new(watch::channel(Status::default()).0);
         let (events, mut told) = mpsc::channel(8);
-        let settled = |ordered| status.borrow().is_settled(ordered);
+        let settled = |ordered| status.borrow().is_settled(ordered, 0);
         assert!(settled(0) && !settled(1));
         let inlet = InletStatus::opening(&status, &events, "link".into());
         assert!(!settled(0));

@@ -26,6 +26,9 @@ use crate::error::{ApiError, CommitError, StoreError};
 use crate::lattice::Lattice;
 use crate::safety;
 
+/// Bytes of the headers of one part: ids of at most a few hundred bytes, the subject of the epoch, and names.
+const HEADER_BYTES: usize = 2048;
+
 impl Lattice {
     /// Makes a bucket whose writers are fenced, or makes an existing bucket one; `region` is noted on a new one. Its keys and
     /// whoever reads them notice nothing.
@@ -118,6 +121,11 @@ impl FencedBucket {
     /// Its keys, as anybody sees them.
     pub fn keys(&self) -> &Bucket {
         &self.keys
+    }
+
+    /// Largest value or message that a commit takes, in bytes; what the server takes without our own headers.
+    pub fn max_bytes(&self) -> usize {
+        self.connection.client().max_payload().saturating_sub(HEADER_BYTES)
     }
 
     /// Whether there is a connection now.

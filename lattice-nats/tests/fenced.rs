@@ -186,7 +186,7 @@ async fn what_a_dead_owner_holds_is_given_back_at_once() {
     let filter = SubjectPattern::new("edge.sensor.eu").unwrap();
     // Far longer than the test may take.
     lattice.create_consumer("c", &filter, Duration::from_secs(120), 1).await.unwrap();
-    assert!(!streams::give_back(lattice.connection(), EDGE_STREAM, "c").await.unwrap());
+    assert!(!streams::take_over(lattice.connection(), EDGE_STREAM, "c").await.unwrap());
     for number in ["1", "2"] {
         let stored = lattice.connection().jetstream().publish("edge.sensor.eu", Bytes::from(number)).await.unwrap();
         stored.await.unwrap();
@@ -207,7 +207,7 @@ async fn what_a_dead_owner_holds_is_given_back_at_once() {
     assert_eq!(held.payload, "2");
     drop(dead);
     assert!(pull(lattice.connection()).await.is_none(), "it is held");
-    assert!(streams::give_back(lattice.connection(), EDGE_STREAM, "c").await.unwrap());
+    assert!(streams::take_over(lattice.connection(), EDGE_STREAM, "c").await.unwrap());
     let again = eventually("it comes again", async || pull(lattice.connection()).await).await;
     assert_eq!((again.payload.as_ref(), again.info().unwrap().delivered), (b"2".as_slice(), 2));
 }

@@ -196,7 +196,8 @@ async fn a_host_may_do_its_work() {
     let lease = LeaseRecord { host: support::host('A'), incarnation, number: 1, revoked: false };
     node.write_lease(&Region::new("eu").unwrap(), &lease, Revision(0)).await.unwrap();
     node.read_verdicts().await.unwrap();
-    streams::give_back(node.connection(), subject::EDGE_STREAM, "c").await.unwrap();
+    let several = streams::take_over(node.connection(), subject::EDGE_STREAM, "c").await.unwrap_err();
+    assert!(several.to_string().contains("several messages at once"), "{several}");
 
     let mut heard = operator.subscribe(subject::heartbeats(operator.name())).await.unwrap();
     node.connection().client().publish("lat.default.hb.local.me", "beat".into()).await.unwrap();

@@ -7,6 +7,7 @@ use super::work::Work;
 use super::{Source, Target};
 use crate::metrics::Operation;
 use crate::runtime::ReplyRoute;
+use crate::supervision::rested;
 
 /// How far ahead an inbox may read: its messages go into a queue of our own, which counts what it drops.
 const READ_AHEAD: usize = 256;
@@ -36,7 +37,8 @@ impl Inlet<'_> {
         while open || !self.waiting.is_empty() || !self.running.is_empty() {
             let current = self.target.current();
             // Not more than this at once from here: the order of a single resident instance is kept.
-            let may_start = !self.waiting.is_empty() && self.running.len() < current.instances;
+            let rest = self.target.rests_until();
+            let may_start = rest.is_none() && !self.waiting.is_empty() && self.running.len() < current.instances;
             tokio::select! {
                 () = self.source.stop.cancelled(), if !draining => {
                     draining = true;
@@ -44,6 +46,7 @@ impl Inlet<'_> {
                     self.source.status.closed();
                 }
                 Some(_) = self.running.next() => {}
+                () = rested(rest), if rest.is_some() => {}
                 () = current.actor.ready(), if may_start => self.start(),
                 delivery = self.inbox.next(READ_AHEAD), if open => match delivery {
                     Some(delivery) => self.take(delivery.message),
@@ -68,7 +71,7 @@ impl Inlet<'_> {
         let target = self.target.clone();
         let work = async move {
             let subject = message.subject.clone();
-            if let Err(error) = target.handle(Operation::HandleMessage, message, route).await {
+            if let Err(error) = target.handle(Operation::HandleMessage, message, route, None).await {
                 tracing::debug!(actor = %target.id, subject, %error, "message failed");
             }
         };

@@ -20,6 +20,7 @@ use super::{Source, Target};
 use crate::dead_letter::{DeadLetter, DeadLetters};
 use crate::metrics::Operation;
 use crate::runtime::{InvokeError, ReplyRoute};
+use crate::supervision::rested;
 
 /// Messages that are handled and wait for the server's confirmation; more wait to be pulled.
 const MAX_SETTLING: usize = 256;
@@ -93,7 +94,8 @@ impl Inlet<'_> {
         let (mut open, mut draining) = (true, false);
         while open || !self.working.is_empty() || !self.settling.is_empty() {
             let current = self.target.current();
-            let room = current.instances.saturating_sub(self.working.len());
+            let rest = self.target.rests_until();
+            let room = if rest.is_none() { current.instances.saturating_sub(self.working.len()) } else { 0 };
             let free = if self.settling.len() < MAX_SETTLING { current.actor.free().min(room) } else { 0 };
             tokio::select! {
                 () = self.source.stop.cancelled(), if !draining => {
@@ -109,6 +111,7 @@ impl Inlet<'_> {
                     Some(delivery) => self.take(delivery, draining),
                     None => open = false,
                 },
+                () = rested(rest), if rest.is_some() => {}
                 // Other links of the actor took its instances: look again when one is free.
                 () = current.actor.ready(), if open && !draining && free == 0 && room > 0 && self.settling.len() < MAX_SETTLING => {}
             }
@@ -163,7 +166,7 @@ impl Inlet<'_> {
 
 /// Lets the actor work on a message while the server is told that it is not lost.
 async fn work(held: Held, target: Target, earlier: u32) -> Worked {
-    let work = target.handle(Operation::HandleMessage, held.message.clone(), ReplyRoute::None);
+    let work = target.handle(Operation::HandleMessage, held.message.clone(), ReplyRoute::None, Some(held.receipt.sequence()));
     let verdict = match held_meanwhile(&*held.receipt, work).await {
         Ok(_) => Verdict::Done,
         Err(error) if is_answer(&error) => Verdict::Failed(Failure { count: earlier.saturating_add(1), reason: error.to_string() }),
@@ -180,7 +183,7 @@ fn is_answer(error: &InvokeError) -> bool {
         | InvokeError::Deadline(_)
         | InvokeError::OutOfMemory(_)
         | InvokeError::Guest(_) => true,
-        InvokeError::Instantiate(_) | InvokeError::NoHandler(_) | InvokeError::Closed => false,
+        InvokeError::Instantiate(_) | InvokeError::NoHandler(_) | InvokeError::Closed | InvokeError::NotStored(_) => false,
     }
 }
 

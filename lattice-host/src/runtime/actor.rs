@@ -98,6 +98,8 @@ struct Inner {
     idle: Mutex<Vec<Instance>>,
     /// Cut off what still runs.
     cut: CancellationToken,
+    /// Wants to know when a call has succeeded for the first time.
+    first: Mutex<Option<Box<dyn FnOnce() + Send>>>,
     counts: Counts,
 }
 
@@ -115,6 +117,17 @@ impl Actor {
     /// # Errors
     /// [`LoadError::Link`] if an import cannot be resolved.
     pub fn new(runtime: &Runtime, loaded: Loaded, settings: ActorSettings, links: Vec<BoundLink>) -> Result<Self, LoadError> {
+        Self::under(runtime, loaded, settings, links, &CancellationToken::new())
+    }
+
+    /// The same; its calls are cut off as soon as `end` is cancelled, which any thread may do.
+    pub(crate) fn under(
+        runtime: &Runtime,
+        loaded: Loaded,
+        settings: ActorSettings,
+        links: Vec<BoundLink>,
+        end: &CancellationToken,
+    ) -> Result<Self, LoadError> {
         let shared = runtime.shared();
         let identity = Arc::new(Identity {
             actor: settings.id.clone(),
@@ -129,7 +142,8 @@ impl Actor {
             runtime: runtime.clone(),
             blueprint: RwLock::new(Arc::new(blueprint)),
             idle: Mutex::default(),
-            cut: CancellationToken::new(),
+            cut: end.child_token(),
+            first: Mutex::default(),
             counts: Counts::default(),
             pace: Pace::new(shared.lane.clone()),
             loaded,
@@ -193,6 +207,11 @@ impl Actor {
             }
             Err(stop) => Err(call.failed(stop.explained_by(instance.as_ref()))),
         }
+    }
+
+    /// Calls `told` once, when the first call has succeeded.
+    pub(crate) fn on_first(&self, told: impl FnOnce() + Send + 'static) {
+        *self.inner.first.lock().unwrap_or_else(PoisonError::into_inner) = Some(Box::new(told));
     }
 
     /// Calls that could begin now.
@@ -364,7 +383,12 @@ impl Call {
     }
 
     pub(crate) fn succeeded(&self) {
-        self.actor.inner.counts.handled.fetch_add(1, Ordering::Relaxed);
+        let inner = &self.actor.inner;
+        if inner.counts.handled.fetch_add(1, Ordering::Relaxed) == 0
+            && let Some(told) = inner.first.lock().unwrap_or_else(PoisonError::into_inner).take()
+        {
+            told();
+        }
     }
 
     /// Counts the failure and hands it back.
@@ -374,7 +398,11 @@ impl Call {
         match error {
             InvokeError::Trap(_) | InvokeError::OutOfMemory(_) => counts.trapped.fetch_add(1, Ordering::Relaxed),
             InvokeError::CpuLimit(_) | InvokeError::Deadline(_) => counts.timed_out.fetch_add(1, Ordering::Relaxed),
-            InvokeError::Guest(_) | InvokeError::Instantiate(_) | InvokeError::NoHandler(_) | InvokeError::Closed => 0,
+            InvokeError::Guest(_)
+            | InvokeError::Instantiate(_)
+            | InvokeError::NoHandler(_)
+            | InvokeError::Closed
+            | InvokeError::NotStored(_) => 0,
         };
         error
     }

@@ -150,6 +150,9 @@ pub enum InvokeError {
     /// The actor is being stopped.
     #[error("actor is stopping")]
     Closed,
+    /// It was done, and what it did was not stored.
+    #[error("effects were not stored: {0}")]
+    NotStored(String),
 }
 
 impl InvokeError {
@@ -158,9 +161,13 @@ impl InvokeError {
         let code = match self {
             Self::Deadline(_) => ErrorCode::TimedOut,
             Self::NoHandler(contract) => return Problem::link_not_found(actor, contract.as_str()),
-            Self::Trap(_) | Self::CpuLimit(_) | Self::OutOfMemory(_) | Self::Guest(_) | Self::Instantiate(_) | Self::Closed => {
-                ErrorCode::Failed
-            }
+            Self::Trap(_)
+            | Self::CpuLimit(_)
+            | Self::OutOfMemory(_)
+            | Self::Guest(_)
+            | Self::Instantiate(_)
+            | Self::Closed
+            | Self::NotStored(_) => ErrorCode::Failed,
         };
         Problem::new(code, format!("{actor}: {self}"))
     }

@@ -67,6 +67,7 @@ impl From<InvokeError> for Refusal {
             InvokeError::Deadline(_) => (StatusCode::GATEWAY_TIMEOUT, "timed-out"),
             InvokeError::CpuLimit(_) => (StatusCode::GATEWAY_TIMEOUT, "cpu-limit"),
             InvokeError::Closed => (StatusCode::SERVICE_UNAVAILABLE, "stopping"),
+            InvokeError::NotStored(_) => (StatusCode::SERVICE_UNAVAILABLE, "not-stored"),
             InvokeError::Instantiate(_) => (StatusCode::SERVICE_UNAVAILABLE, "cannot-instantiate"),
             InvokeError::Trap(_) | InvokeError::Guest(_) => (StatusCode::INTERNAL_SERVER_ERROR, "trap"),
             InvokeError::OutOfMemory(_) => (StatusCode::INTERNAL_SERVER_ERROR, "out-of-memory"),

@@ -11,5 +11,6 @@
 mod durable;
 mod lifecycle;
 mod links;
+mod owned;
 mod system;
 mod world;

@@ -12,6 +12,7 @@ use lattice_core::wire;
 use lattice_core::wire::assignment::{Assignment, InstancePolicy, LinkAssignment, ProviderKind};
 use lattice_core::wire::report::HostReport;
 use lattice_core::wire::request::Probe;
+use lattice_nats::{ConnectOptions, connect};
 
 use crate::world::{DEADLINE, World, actor, eventually};
 
@@ -47,6 +48,11 @@ struct System {
 
 impl System {
     async fn start() -> Self {
+        Self::start_with(with_system_links).await
+    }
+
+    /// With other links.
+    async fn start_with(links: fn(&LatticeName, &mut Assignment)) -> Self {
         let mut world = World::start().await;
         for bucket in [subject::scheduler_bucket(world.lattice.name()), "scratch-of-test".to_owned()] {
             world.lattice.ensure_bucket(&BucketName::new(bucket).unwrap(), None).await.unwrap();
@@ -54,7 +60,7 @@ impl System {
         let (host, report) = world.joined("NEDGE01").await;
         world.actor(ID, "system-user", &report.id, 1).await;
         let lattice = world.lattice.name().clone();
-        let generation = world.commit_with(|assignment| with_system_links(&lattice, assignment)).await;
+        let generation = world.commit_with(|assignment| links(&lattice, assignment)).await;
         let report = world.report("NEDGE01", |report| report.applied_generation >= generation).await;
         assert_eq!(report.components[&actor(ID)].state.to_string(), "running", "{report:#?}");
         assert!(report.components[&actor(ID)].link_errors.is_empty(), "{report:#?}");
@@ -159,6 +165,33 @@ async fn the_control_planes_subjects_are_for_system_links_only() {
     let report = system.world.report("NEDGE01", |_| true).await;
     let plain = &report.components[&actor("plain")];
     assert_eq!((plain.handled, plain.failed), (0, 0), "{plain:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_failover_actor_hears_who_disconnects_and_reads_leases() {
+    let system = System::start_with(|lattice, assignment| {
+        let Some(component) = assignment.components.get_mut(&actor(ID)) else { return };
+        assignment.providers.extend(system::providers(SystemActor::Failover));
+        component.policy = InstancePolicy::Resident;
+        component.links = system::links(SystemActor::Failover, lattice);
+        component.links.retain(|link| link.contract != ProviderKind::KvNats.contract() && link.name.as_str() != "lattice-requests");
+        for link in &mut component.links {
+            if let KindSettings::Messaging(settings) = &mut link.settings.kind {
+                settings.subscriptions.retain(|pattern| pattern.as_str() == subject::DISCONNECTS);
+            }
+        }
+        let lines = system::links(SystemActor::Scheduler, lattice).into_iter().find(|link| link.name.as_str() == "lattice-requests");
+        component.links.extend(lines);
+    })
+    .await;
+    let host = system.world.reports().await[0].clone();
+    let key = subject::lease_key(&host.region, &host.id);
+    let leases = eventually("the host's lease", async || Some(system.run("list leases").await).filter(|list| list.contains(&key))).await;
+    assert!(leases.contains(host.incarnation.as_str()), "{leases}");
+    assert!(system.run(&format!("get leases {key}")).await.contains(host.id.as_str()));
+    let before: u32 = system.run("heard").await.parse().unwrap();
+    drop(connect(&ConnectOptions::new(&system.world.url, "leaving")).await.unwrap());
+    eventually("the disconnect is heard", async || (system.run("heard").await.parse::<u32>().unwrap() > before).then_some(())).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -34,6 +34,8 @@ pub(crate) struct World {
     pub(crate) url: String,
     pub(crate) lattice: Lattice,
     pub(crate) desired: Desired,
+    /// Who is taken for gone.
+    pub(crate) verdicts: Verdicts,
     pub(crate) folder: TempDir,
 }
 
@@ -52,7 +54,7 @@ impl World {
         let creds = (!bind.is_loopback()).then(|| config.data_dir.join("creds/operator.nk"));
         let connection = connect(&ConnectOptions { creds, ..ConnectOptions::new(&url, "test") }).await.unwrap();
         let lattice = Lattice::new(connection, LatticeName::new("default").unwrap());
-        Self { server: Some(server), url, lattice, desired: Desired::default(), folder }
+        Self { server: Some(server), url, lattice, desired: Desired::default(), verdicts: Verdicts::default(), folder }
     }
 
     /// A server with a lattice that has all builtin providers.
@@ -151,8 +153,10 @@ impl World {
             config: Vec::new(),
         };
         let settings = link.settings(&link.merged_values([])).unwrap();
+        // Owners take one message after the other.
+        let pending = if self.desired.components[&actor(source)].needs.class.is_fenced() { 1 } else { 64 };
         for (name, filter) in durables(self.lattice.name(), &link, &settings) {
-            self.lattice.create_consumer(&name, &filter, ACK_WAIT, 64).await.unwrap();
+            self.lattice.create_consumer(&name, &filter, ACK_WAIT, pending).await.unwrap();
         }
         self.desired.put_link(link);
     }
@@ -170,7 +174,7 @@ impl World {
     pub(crate) async fn commit_with(&self, more: impl Fn(&mut Assignment)) -> Generation {
         let state = self.lattice.read_plan().await.unwrap();
         let inventory = Inventory::new(self.reports().await, state.assignments.values());
-        let mut plan: Plan = plan(&self.desired, Revision(1), &inventory, &Verdicts::default(), &state);
+        let mut plan: Plan = plan(&self.desired, Revision(1), &inventory, &self.verdicts, &state);
         plan.changed.values_mut().for_each(more);
         self.lattice.commit_plan(&plan, state.head_revision).await.unwrap();
         plan.head.generation
@@ -343,7 +347,7 @@ fn program_of_server() -> PathBuf {
 }
 
 /// The bytes of a guest program.
-fn program(name: &str) -> Bytes {
+pub(crate) fn program(name: &str) -> Bytes {
     let target = || {
         std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../target")), PathBuf::from)
     };
