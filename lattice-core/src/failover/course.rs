@@ -93,7 +93,8 @@ impl Course {
     /// A plan after the failure, heard of at `at`: what has moved by it.
     pub(super) fn handle_plan(&mut self, stored: &Stored, reports: &BTreeMap<HostId, HostReport>, estimate: u64, at: Millis) -> Vec<Moved> {
         let generation = stored.plan.generation();
-        if generation <= self.generation {
+        // The parts of one plan may be read one after the other; what was taken before is known by `taken`.
+        if generation < self.generation {
             return Vec::new();
         }
         self.generation = generation;
