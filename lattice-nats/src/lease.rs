@@ -21,7 +21,7 @@ use crate::safety;
 
 /// Most hosts with a lease.
 const MAX_LEASES: i64 = 20_000;
-/// Memory for leases, in bytes: a few hundred for each of them.
+/// Disk for leases, in bytes: a few hundred for each of them.
 const LEASE_MAX_BYTES: i64 = 16 * 1024 * 1024;
 
 impl Lattice {

@@ -36,7 +36,8 @@ pub(crate) fn bucket_config(bucket: &str, history: i64, max_bytes: i64) -> Confi
     }
 }
 
-/// The newest message of each subject, in memory, forgotten by itself when nobody renews it.
+/// The newest message of each subject, forgotten by itself when nobody renews it. On disk: a server that restarts knows
+/// nothing any more of a stream that it had in memory, and those who write to it may not make it again.
 pub(crate) fn register_config(name: &str, subject: String, max_subjects: i64, max_bytes: i64) -> Config {
     Config {
         name: name.to_owned(),
@@ -48,7 +49,7 @@ pub(crate) fn register_config(name: &str, subject: String, max_subjects: i64, ma
         max_message_size: MAX_MESSAGE_BYTES,
         max_consumers: -1,
         discard: DiscardPolicy::New,
-        storage: StorageType::Memory,
+        storage: StorageType::File,
         num_replicas: 1,
         duplicate_window: DUPLICATE_WINDOW,
         allow_message_ttl: true,
@@ -120,7 +121,7 @@ pub(crate) fn check(found: &Config, wanted: &Config) -> Result<(), StoreError> {
         (!keeps(found.max_messages_per_subject, wanted.max_messages_per_subject)).then(|| {
             format!("it keeps {} messages for each key, {} are needed", found.max_messages_per_subject, wanted.max_messages_per_subject)
         }),
-        (wanted.storage == StorageType::Memory && found.max_messages_per_subject != wanted.max_messages_per_subject)
+        (wanted.allow_message_ttl && found.max_messages_per_subject != wanted.max_messages_per_subject)
             .then(|| "it keeps values that are replaced".to_owned()),
         missing_subject(&found.subjects, &wanted.subjects).map(|subject| format!("it does not capture {subject}")),
         (!same_republish(found.republish.as_ref(), wanted.republish.as_ref()))

@@ -111,7 +111,17 @@ fn plan(generation: u64) -> Plan {
     let head = Head { generation, parent, desired_rev: Revision(0), verdict_rev: Revision(0), digest: Digest::of(b"") };
     let changed =
         BTreeMap::from(['A', 'B'].map(|letter| (host(letter), Assignment { generation, parent, ..Assignment::empty(host(letter)) })));
-    Plan { head, changed, more: false, choices: BTreeMap::new(), displaced: Vec::new(), troubles: BTreeMap::new(), handing_over: false }
+    Plan {
+        head,
+        changed,
+        more: false,
+        choices: BTreeMap::new(),
+        displaced: Vec::new(),
+        troubles: BTreeMap::new(),
+        moved: Vec::new(),
+        left_behind: Vec::new(),
+        handing_over: false,
+    }
 }
 
 #[tokio::test]

@@ -43,6 +43,8 @@ fn plan(generation: u64, hosts: &[HostId]) -> Plan {
         more: false,
         choices: BTreeMap::new(),
         displaced: Vec::new(),
+        moved: Vec::new(),
+        left_behind: Vec::new(),
         troubles: BTreeMap::new(),
         handing_over: false,
     }
