@@ -9,6 +9,7 @@
 //! again. Time passes for judgements only when a heartbeat of the replica's own host has come through the same queue as
 //! everybody else's: whatever waited there was heard before. A lease is ended by a conditional write, never by a read.
 //!
+//! * `hear`: what comes in as messages
 //! * `stored`: what is in the store, as far as is known
 //! * `leases`: ending the leases of hosts that are gone
 //! * `course`: the course of one failover, step by step
@@ -17,6 +18,7 @@
 //! * `status`: answers
 
 mod course;
+mod hear;
 mod history;
 mod leases;
 mod poison;
@@ -25,21 +27,18 @@ mod stored;
 
 use std::collections::{BTreeMap, VecDeque};
 
-use serde::Deserialize;
-
 use crate::desired::NodeSpec;
 use crate::fault::Faults;
 use crate::id::{HostId, LatticeName, Region, Revision};
 pub use crate::liveness::FailoverSettings;
-use crate::liveness::{Cut, Detector, Judgement, Opinion, millis};
+use crate::liveness::{Detector, Judgement, Opinion, millis};
 use crate::plan::KeyChange;
-use crate::scheduler::{MAX_HOSTS, Millis};
-use crate::subject::{self, Signal};
+use crate::scheduler::Millis;
 use crate::timing::RESYNC_INTERVAL;
-use crate::wire::event::{Event, EventKind};
+use crate::wire::event::Event;
 use crate::wire::report::HostReport;
 use crate::wire::verdict::{Quarantine, Verdict, actor_key, host_key};
-use crate::wire::{self, failover::Failover as Record, json};
+use crate::wire::{self, failover::Failover as Record};
 use history::History;
 use leases::Leases;
 use poison::Poison;
@@ -143,29 +142,10 @@ pub struct Failover {
 /// A write that is on its way.
 #[derive(Debug)]
 enum Pending {
-    Verdict { key: String, verdict: Box<Verdict>, opinion: Box<Opinion> },
+    Verdict { key: String, verdict: Box<Verdict> },
     Freeze { key: String, freeze: Freeze },
     Quarantine { key: String, quarantine: Box<Quarantine> },
 }
-
-/// The server's word that a client has gone, as far as it matters.
-#[derive(Deserialize)]
-struct Disconnect {
-    client: Client,
-    #[serde(default)]
-    reason: String,
-}
-
-#[derive(Deserialize)]
-struct Client {
-    #[serde(default)]
-    name: String,
-}
-
-/// The server goes itself, which says nothing about its clients.
-const SERVER_SHUTDOWN: &str = "Server Shutdown";
-/// The client's side was closed in order, by itself or by its kernel.
-const CLIENT_CLOSED: &str = "Client Closed";
 
 impl Failover {
     /// A replica on `node` that knows nothing yet.
@@ -197,104 +177,6 @@ impl Failover {
     #[must_use]
     pub fn with_faults(self, faults: Faults) -> Self {
         Self { detector: self.detector.with_faults(faults), ..self }
-    }
-
-    /// A message of any kind that the replica hears; `wall_ms` is for people. What makes no sense is counted and changes
-    /// nothing.
-    pub fn handle_message(&mut self, subject: &str, payload: &[u8], now: Millis, wall_ms: u64) {
-        self.wall = (wall_ms, now);
-        let Some((lattice, signal)) = Signal::of_subject(subject) else { return self.count_malformed() };
-        let ours = self.lattice.is_none() || lattice.is_none() || lattice == self.lattice;
-        if !ours {
-            return self.count_malformed();
-        }
-        match signal {
-            Signal::Heartbeat => self.handle_heartbeat(subject, payload, now),
-            Signal::Disconnect => self.handle_disconnect(payload, now),
-            Signal::Bye => self.handle_bye(subject, payload, now),
-            Signal::VerdictChanged => self.handle_verdict_changed(subject, payload),
-            Signal::DesiredChanged => self.stored.desired_stale = true,
-            Signal::Planned => self.handle_planned(subject, now),
-            Signal::Question(_) => {}
-        }
-    }
-
-    fn count_malformed(&mut self) {
-        self.malformed = self.malformed.saturating_add(1);
-    }
-
-    fn handle_heartbeat(&mut self, subject: &str, payload: &[u8], now: Millis) {
-        let Some(report) = self.decode_report(subject, payload) else { return self.count_malformed() };
-        if report.name.as_str() == self.node || report.id.as_str() == self.node {
-            self.own = Some(report.id.clone());
-            (self.ticked, self.tick_asked) = (now, None);
-        }
-        let gaps = self.detector.gaps();
-        let news = self.detector.handle_heartbeat(&report, now);
-        if self.detector.gaps() != gaps {
-            self.handle_reconnected();
-        }
-        if !news {
-            return;
-        }
-        self.leases.handle_heartbeat(&report, now);
-        self.poison.handle_heartbeat(&report, &self.stored.desired, now);
-        self.history.handle_heartbeat(&report, now);
-        self.reports.insert(report.id.clone(), report);
-    }
-
-    /// The report, if it is one of this lattice and of the host that its subject names.
-    fn decode_report(&mut self, subject: &str, payload: &[u8]) -> Option<HostReport> {
-        let report: HostReport = wire::decode(payload).ok()?;
-        let named = subject::heartbeat(&report.lattice, &report.region, &report.id) == subject;
-        let room = self.reports.contains_key(&report.id) || self.reports.len() < MAX_HOSTS;
-        if !(named && room) {
-            return None;
-        }
-        if self.lattice.is_none() {
-            self.lattice = Some(report.lattice.clone());
-        }
-        Some(report)
-    }
-
-    fn handle_disconnect(&mut self, payload: &[u8], now: Millis) {
-        let parsed: Result<Disconnect, _> = json::parse(payload, json::MAX_CONTROL_BYTES, json::MAX_DEPTH);
-        let Ok(disconnect) = parsed else { return self.count_malformed() };
-        let Some((host, incarnation)) = subject::host_of_connection(&disconnect.client.name) else { return };
-        let cut = match disconnect.reason.as_str() {
-            SERVER_SHUTDOWN => return,
-            CLIENT_CLOSED => Cut::ProcessGone,
-            _ => Cut::LinkDown,
-        };
-        if self.detector.handle_disconnect(&host, &incarnation, cut, now) && self.outbox.len() < MAX_OUTBOX {
-            self.outbox.push_back(Step::Ask(host));
-        }
-    }
-
-    fn handle_bye(&mut self, subject: &str, payload: &[u8], now: Millis) {
-        let event = wire::decode::<Event>(payload).ok().filter(|event| {
-            let named = |lattice| subject::event(lattice, &event.region, &event.host, EventKind::Bye.token()) == subject;
-            event.kind == EventKind::Bye && self.lattice.as_ref().is_some_and(named)
-        });
-        match event {
-            Some(event) => self.detector.handle_bye(&event.host, &event.incarnation, now),
-            None => self.count_malformed(),
-        }
-    }
-
-    fn handle_verdict_changed(&mut self, subject: &str, payload: &[u8]) {
-        let prefix = self.lattice.as_ref().map(|lattice| subject::verdict_changes(lattice).trim_end_matches('>').to_owned());
-        if let Some(key) = prefix.and_then(|prefix| subject.strip_prefix(prefix.as_str()).map(str::to_owned)) {
-            self.stored.mark_verdict(key, payload);
-        }
-    }
-
-    fn handle_planned(&mut self, subject: &str, now: Millis) {
-        let host = subject.rsplit('.').next().and_then(|id| HostId::new(id).ok());
-        if let Some(host) = host {
-            self.stored.mark_plan(host);
-            self.history.handle_planned(now);
-        }
     }
 
     /// Reads stored state again before anything else, as after an interruption.
@@ -397,7 +279,7 @@ impl Failover {
     fn note_verdict(&mut self, host: &HostId, now: Millis) {
         let Some(verdict) = self.stored.verdicts.hosts.get(host) else { return };
         self.leases.handle_verdict(verdict);
-        if self.history.handle_verdict(verdict, &self.stored, &self.reports, now) {
+        if self.history.handle_verdict(verdict, self.detector.host(host), &self.stored, &self.reports, now) {
             self.poison.handle_death(verdict, now);
         }
     }
@@ -406,9 +288,9 @@ impl Failover {
     pub fn handle_committed(&mut self, revision: Revision, now: Millis) {
         self.conflicts = 0;
         match self.pending.take() {
-            Some(Pending::Verdict { key, verdict, opinion }) => {
+            Some(Pending::Verdict { key, verdict }) => {
                 self.stored.put_verdict(&verdict, revision);
-                self.history.handle_won(&opinion);
+                self.history.handle_won(&verdict.host);
                 self.note_key(&key, now);
                 self.publish_verdict(&verdict, now);
             }
@@ -542,7 +424,7 @@ impl Failover {
         while let Some(judgement) = self.detector.poll(self.judged_until(now)) {
             let step = match judgement {
                 Judgement::Ask(host) => Some(Step::Ask(host)),
-                Judgement::Store(opinion) => Some(self.commit_verdict(opinion, now)),
+                Judgement::Store(opinion) => Some(self.commit_verdict(&opinion, now)),
                 Judgement::Freeze { region, host, suspects, of } => {
                     let reason = format!("{suspects} of {of} hosts of {region} are silent: nothing moves there for a while");
                     self.commit_freeze(&region, Some(host), true, reason, now)
@@ -564,10 +446,10 @@ impl Failover {
         Some(self.conditional(key, value))
     }
 
-    fn commit_verdict(&mut self, opinion: Box<Opinion>, now: Millis) -> Step {
+    fn commit_verdict(&mut self, opinion: &Opinion, now: Millis) -> Step {
         let verdict = opinion.verdict(self.wall_ms(now), &self.node);
         let (key, value) = (host_key(&opinion.host), wire::encode(&verdict));
-        self.pending = Some(Pending::Verdict { key: key.clone(), verdict: Box::new(verdict), opinion });
+        self.pending = Some(Pending::Verdict { key: key.clone(), verdict: Box::new(verdict) });
         self.conditional(key, value)
     }
 

@@ -6,7 +6,7 @@ use super::course::{Course, Moved};
 use super::stored::Stored;
 use crate::id::{HostId, Incarnation};
 use crate::inventory::Inventory;
-use crate::liveness::Opinion;
+use crate::liveness::HostView;
 use crate::plan::{self, Plan};
 use crate::scheduler::Millis;
 use crate::wire::failover::Failover as Record;
@@ -26,8 +26,8 @@ pub(super) struct History {
     dead: BTreeMap<HostId, Incarnation>,
     /// Whether the verdicts were read once: those that were there before are not news.
     primed: bool,
-    /// The verdict that this replica has just stored: when it was noticed, and the silence before.
-    won: Option<(HostId, Millis, u64)>,
+    /// The host about which this replica has just stored a verdict.
+    won: Option<HostId>,
     measured: VecDeque<u64>,
     total: u64,
     planned_at: Option<Millis>,
@@ -35,8 +35,8 @@ pub(super) struct History {
 
 impl History {
     /// The verdict about to be noted was stored by this replica.
-    pub(super) fn handle_won(&mut self, opinion: &Opinion) {
-        self.won = (opinion.standing == Standing::Dead).then(|| (opinion.host.clone(), opinion.noticed, opinion.silent_ms));
+    pub(super) fn handle_won(&mut self, host: &HostId) {
+        self.won = Some(host.clone());
     }
 
     /// All verdicts were read: from now on another one is news.
@@ -44,15 +44,16 @@ impl History {
         self.primed = true;
     }
 
-    /// A verdict as it is stored; whether the host was taken for gone by it just now.
+    /// A verdict as it is stored, about a host that stands like this here; whether the host was taken for gone by it just now.
     pub(super) fn handle_verdict(
         &mut self,
         verdict: &Verdict,
+        view: Option<HostView<'_>>,
         stored: &Stored,
         reports: &BTreeMap<HostId, HostReport>,
         now: Millis,
     ) -> bool {
-        let won = self.won.take().filter(|(host, ..)| *host == verdict.host);
+        let mine = self.won.take().as_ref() == Some(&verdict.host);
         if verdict.standing != Standing::Dead {
             self.dead.remove(&verdict.host);
             return false;
@@ -62,8 +63,8 @@ impl History {
         }
         self.total = self.total.saturating_add(1);
         if self.running.len() < MAX_RUNNING || self.running.contains_key(&verdict.host) {
-            let mine = won.is_some();
-            let (noticed, silent_ms) = won.map_or((now, 0), |(_, noticed, silent_ms)| (noticed, silent_ms));
+            let noticed = view.as_ref().and_then(|view| view.noticed).unwrap_or(now);
+            let silent_ms = view.map_or(0, |view| noticed.saturating_sub(view.heard));
             let course = Course::new(verdict, noticed, silent_ms, mine, &stored.plan, reports, now);
             self.running.insert(verdict.host.clone(), course);
         }

@@ -42,8 +42,8 @@ struct Told {
 struct Gone {
     region: Region,
     incarnation: Incarnation,
-    /// What was read last, and since when it has been so.
-    seen: Option<(Lease, Millis)>,
+    /// What was read last, and since when it has been so; none if nothing has to be waited for.
+    seen: Option<(Lease, Option<Millis>)>,
     /// Whether it was read again after the time of take-over.
     confirmed: bool,
     /// Whether an answer is awaited.
@@ -137,12 +137,13 @@ impl Leases {
             // It has ended; writing it once more proves that it still has.
             Lease::Held(record, _) if record.revoked => {
                 gone.confirmed = true;
-                0
+                None
             }
             Lease::Held(_, revision) => {
-                told.filter(|told| told.revision == *revision && told.incarnation == gone.incarnation).map_or(now, |told| told.since)
+                let told = told.filter(|told| told.revision == *revision && told.incarnation == gone.incarnation);
+                Some(told.map_or(now, |told| told.since))
             }
-            Lease::Missing | Lease::Nonsense(_) => now,
+            Lease::Missing | Lease::Nonsense(_) => Some(now),
         };
         gone.seen = Some((lease, since));
     }
@@ -165,11 +166,12 @@ impl Leases {
         let owners = &self.owners;
         for (host, gone) in self.gone.iter_mut().filter(|(host, gone)| !gone.waiting && owners.contains(*host)) {
             let key = subject::lease_key(&gone.region, host);
-            let Some((lease, since)) = &gone.seen else {
+            let due = gone.due(takeover);
+            let Some((lease, _)) = &gone.seen else {
                 gone.waiting = true;
                 return Some(Step::ReadLease { host: host.clone(), key });
             };
-            if now < since.saturating_add(takeover) {
+            if now < due {
                 // Only what is read after the whole time counts as unchanged.
                 gone.confirmed = false;
                 continue;
@@ -192,11 +194,17 @@ impl Leases {
     pub(super) fn poll_timeout(&self, profile: TimingProfile, now: Millis) -> Option<Millis> {
         let takeover = millis(profile.lease_takeover());
         let waited = self.gone.iter().filter(|(host, gone)| !gone.waiting && self.owners.contains(*host));
-        waited.map(|(_, gone)| gone.seen.as_ref().map_or(0, |(_, since)| since.saturating_add(takeover).saturating_sub(now))).min()
+        waited.map(|(_, gone)| gone.due(takeover).saturating_sub(now)).min()
     }
 }
 
 impl Gone {
+    /// When something is to be done about it.
+    fn due(&self, takeover: Millis) -> Millis {
+        let since = self.seen.as_ref().and_then(|(_, since)| *since);
+        since.map_or(0, |since| since.saturating_add(takeover))
+    }
+
     /// A lease that has ended, in place of one of which nothing is known.
     fn revoked(&self, host: &HostId) -> LeaseRecord {
         LeaseRecord { host: host.clone(), incarnation: self.incarnation.clone(), number: 0, revoked: true }

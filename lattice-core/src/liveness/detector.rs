@@ -57,6 +57,8 @@ pub struct HostView<'a> {
     pub incarnation: &'a Incarnation,
     /// When it was heard last; when it became known, if it never was.
     pub heard: Millis,
+    /// Since when something is wrong with it, by what this observer heard.
+    pub noticed: Option<Millis>,
     /// The stored verdict about this start of it.
     pub standing: Option<Standing>,
     /// Errors of its own within the last minute.
@@ -75,6 +77,7 @@ impl<'a> HostView<'a> {
             region: &watch.region,
             incarnation: &watch.incarnation,
             heard: watch.heard,
+            noticed: watch.noticed(),
             standing: watch.standing(),
             errors: watch.errors,
             draining: watch.draining,

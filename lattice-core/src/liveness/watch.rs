@@ -214,7 +214,7 @@ impl Watch {
         if verdict.incarnation == self.incarnation {
             match verdict.standing {
                 Standing::Dead if !matches!(self.life, Life::Gone { .. }) => {
-                    self.life = Life::Gone { since: now, evidence: verdict.evidence };
+                    self.life = Life::Gone { since: self.noticed().unwrap_or(now), evidence: verdict.evidence };
                 }
                 Standing::Healthy | Standing::Degraded | Standing::Returned => self.witness(now),
                 Standing::Dead | Standing::Suspect => {}
@@ -289,6 +289,15 @@ impl Watch {
         };
         self.life = Life::Gone { since: since.0, evidence: since.1 };
         Progress::Gone
+    }
+
+    /// Since when something is wrong with it, if anything is.
+    pub(super) fn noticed(&self) -> Option<Millis> {
+        match self.life {
+            Life::Heard => None,
+            Life::Cut { at, .. } => Some(at),
+            Life::Asked { since, .. } | Life::Gone { since, .. } => Some(since),
+        }
     }
 
     /// Whether the stored verdict takes this start for gone.
@@ -366,11 +375,7 @@ impl Watch {
 
     /// `wanted` in full.
     pub(super) fn opinion(&self, wanted: Wanted, settings: &FailoverSettings, now: Millis) -> Opinion {
-        let noticed = match self.life {
-            Life::Heard => now,
-            Life::Cut { at, .. } => at,
-            Life::Asked { since, .. } | Life::Gone { since, .. } => since,
-        };
+        let noticed = self.noticed().unwrap_or(now);
         Opinion {
             host: self.id.clone(),
             name: self.name.clone(),
