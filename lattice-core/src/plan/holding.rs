@@ -252,17 +252,24 @@ impl<'a> Holding<'a> {
         if named.is_empty() {
             return None;
         }
-        let (autonomous, owned) = (self.spec.needs.class == Class::Autonomous, self.is_divided());
+        let autonomous = self.spec.needs.class == Class::Autonomous;
+        let before = |host: &HostId| world.before.get(self.id).and_then(|before| before.get(host)).copied().unwrap_or(0);
         let is_gone = |host: &&HostId| !autonomous && world.standings.is_gone(host);
-        let staying: BTreeSet<HostId> = named.iter().filter(|host| !world.is_leaving(host) && !is_gone(host)).cloned().collect();
+        let is_closed = |host: &&HostId| world.standings.closed(host).is_some();
+        let may_stay = |host: &&HostId| !world.is_leaving(host) && !is_gone(host) && (!is_closed(host) || before(host) > 0);
+        let staying: BTreeSet<HostId> = named.iter().filter(may_stay).cloned().collect();
         let answered = staying.iter().any(|host| world.inventory.hosts.contains_key(host));
         // With nobody to take over it stays: there is nowhere else that it may go.
         let hosts = if staying.is_empty() || (!answered && named.iter().any(|host| is_gone(&host))) { named } else { &staying };
         let mut shares = placement::shares(self.max(), hosts);
-        if owned {
-            shares.extend(hosts.iter().filter(|host| !shares.contains_key(*host)).map(|host| (host.clone(), 0)).collect::<Vec<_>>());
+        // Nobody gives up anything for a host that cannot take it.
+        let all = named.iter().map(before).fold(0_u32, u32::saturating_add);
+        let any_share = self.is_divided() || (all <= self.max() && named.iter().any(|host| is_closed(&host)));
+        if any_share {
+            let others: Vec<HostId> = hosts.iter().filter(|host| !shares.contains_key(*host)).cloned().collect();
+            shares.extend(others.into_iter().map(|host| (host, 0)));
         }
-        Some(Targets { shares, any_share: owned })
+        Some(Targets { shares, any_share })
     }
 
     /// Whether it is among those that leave a host now.
@@ -277,7 +284,7 @@ impl<'a> Holding<'a> {
 
     fn count_missing_on(&mut self, targets: &Targets) {
         let kept = self.placed.values().fold(0_u32, |sum, instances| sum.saturating_add(*instances));
-        // Where slots stay although the shares are others, nobody else gets more instead.
+        // Of hosts that keep more than their share the others get less.
         let mut left = if targets.any_share { self.max().saturating_sub(kept) } else { u32::MAX };
         for (host, wanted) in &targets.shares {
             let lacking = wanted.saturating_sub(self.placed.get(host).copied().unwrap_or(0)).min(left);
@@ -494,8 +501,7 @@ impl<'a> Holding<'a> {
 #[derive(Debug)]
 struct Targets {
     shares: BTreeMap<HostId, u32>,
-    /// Whether any of the hosts keeps what it has, whatever its share: what has an owner does not move for the sake of
-    /// evenness.
+    /// Whether each of the hosts keeps what it has, whatever its share.
     any_share: bool,
 }
 

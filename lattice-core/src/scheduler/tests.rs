@@ -61,7 +61,7 @@ impl Store {
 
     fn judge(&mut self, verdict: &Verdict) {
         self.verdict_rev += 1;
-        self.verdicts.insert(crate::wire::verdict::host_key(&verdict.host), wire::encode(verdict));
+        self.verdicts.insert(wire::verdict::host_key(&verdict.host), wire::encode(verdict));
     }
 
     /// Carries out one step of a replica; whether there was one.

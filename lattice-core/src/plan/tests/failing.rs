@@ -223,3 +223,23 @@ fn hosts_are_told_how_often_to_report() {
     assert_eq!(plan.changed.len(), 4);
     assert!(plan.changed.values().all(|assignment| assignment.timing == TimingProfile::Test));
 }
+
+#[test]
+fn a_named_host_that_returns_takes_its_share_only_when_it_may() {
+    let mut lattice = Lattice::new(vec![host(0, "eu"), host(1, "eu")]);
+    lattice.set("a", component(&[0, 1], 4));
+    lattice.plan();
+    lattice.judge(0, Standing::Dead);
+    lattice.plan();
+    assert_eq!(lattice.at("a"), BTreeMap::from([(1, 4)]));
+    lattice.judge(0, Standing::Returned);
+    assert!(lattice.plan().is_empty(), "nobody gives up anything for it");
+    lattice.judge(0, Standing::Healthy);
+    lattice.plan();
+    assert_eq!(lattice.at("a"), BTreeMap::from([(0, 2), (1, 2)]), "where the operator wants it");
+    lattice.judge(0, Standing::Suspect);
+    assert!(lattice.plan().is_empty());
+    lattice.set("a", component(&[0, 1], 2));
+    lattice.plan();
+    assert_eq!(lattice.at("a"), BTreeMap::from([(0, 1), (1, 1)]));
+}
