@@ -220,3 +220,44 @@ fn keys_are_never_committed() {
     let ignored = std::fs::read_to_string(e2e::root().join("keys/.gitignore")).expect("keys/.gitignore");
     assert!(ignored.lines().any(|line| line.trim() == "*"), "{ignored}");
 }
+
+/// The names of tests in a document: words in backticks that look like functions, in tables whose head has a column `test`.
+fn named_tests(document: &str) -> BTreeSet<String> {
+    let mut column = None;
+    let mut names = BTreeSet::new();
+    for line in document.lines() {
+        let cells: Vec<&str> = line.split('|').map(str::trim).collect();
+        match cells.iter().position(|cell| *cell == "test") {
+            Some(position) => column = Some(position),
+            None if !line.starts_with('|') => column = None,
+            None => {
+                let cell = column.and_then(|column| cells.get(column)).copied().unwrap_or_default();
+                let words = cell.split('`').skip(1).step_by(2);
+                names.extend(words.filter(|word| word.contains('_')).map(str::to_owned));
+            }
+        }
+    }
+    names
+}
+
+#[test]
+fn the_failure_modes_name_tests_that_exist() {
+    let names = named_tests(&std::fs::read_to_string(e2e::root().join("docs/FAILURE_MODES.md")).expect("the document"));
+    assert!(names.len() > 20, "{names:?}");
+    let mut folders: Vec<std::path::PathBuf> = Vec::new();
+    for top in ["lattice-core", "lattice-nats", "lattice-host", "lattice-ctl", "providers", "actors", "tests"] {
+        folders.push(e2e::root().join(top));
+    }
+    let mut sources = String::new();
+    while let Some(folder) = folders.pop() {
+        for path in std::fs::read_dir(folder).expect("a folder").flatten().map(|entry| entry.path()) {
+            if path.is_dir() {
+                folders.push(path);
+            } else if path.extension().is_some_and(|extension| extension == "rs") {
+                sources.push_str(&std::fs::read_to_string(path).expect("a source"));
+            }
+        }
+    }
+    let missing: Vec<&String> = names.iter().filter(|name| !sources.contains(&format!("fn {name}()"))).collect();
+    assert!(missing.is_empty(), "no such tests: {missing:?}");
+}
