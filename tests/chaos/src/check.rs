@@ -21,6 +21,8 @@ use crate::observer::{Heard, Seen};
 pub(crate) const SETTLED_WITHIN: Duration = Duration::from_secs(60);
 /// Between two looks at what is applied.
 const LOOK_AGAIN: Duration = Duration::from_millis(250);
+/// Examples of what is not as it should be, for each property.
+const MAX_EXAMPLES: usize = 5;
 /// How long one reading of a bucket may take.
 const READ_WITHIN: Duration = Duration::from_secs(10);
 
@@ -79,10 +81,14 @@ impl Finding {
     pub(crate) fn check(&mut self, right: bool, what: impl FnOnce() -> String) {
         self.checked += 1;
         if !right {
-            self.violated += 1;
-            if self.notes.len() < 5 {
-                self.notes.push(what());
-            }
+            self.violate(what);
+        }
+    }
+
+    fn violate(&mut self, what: impl FnOnce() -> String) {
+        self.violated += 1;
+        if self.notes.len() < MAX_EXAMPLES {
+            self.notes.push(what());
         }
     }
 }
@@ -111,7 +117,7 @@ struct Stored {
 /// Waits until all that was acknowledged is applied, or long enough, and checks everything.
 pub(crate) fn check(arena: &mut Arena, limits: &Limits, fault: Instant, load_ended: Instant) -> Findings {
     let acknowledged = arena.load.acknowledged();
-    let stored = settle(arena, &acknowledged);
+    let stored = settle(arena, &acknowledged, limits);
     let heard = arena.observer.look(Clone::clone);
     let history = history(arena);
     let mut findings = Findings::new();
@@ -124,11 +130,13 @@ pub(crate) fn check(arena: &mut Arena, limits: &Limits, fault: Instant, load_end
     findings
 }
 
-fn settle(arena: &Arena, acknowledged: &Acknowledged) -> Stored {
+/// What is published after a commit may take a moment longer than the commit.
+fn settle(arena: &Arena, acknowledged: &Acknowledged, limits: &Limits) -> Stored {
     let end = Instant::now() + SETTLED_WITHIN;
     loop {
         let stored = read(arena);
-        if lost(acknowledged, &stored).violated == 0 || Instant::now() > end {
+        let is_heard = limits.bystander_pause.is_none() || arena.observer.look(|heard| unheard(acknowledged, heard).next().is_none());
+        if (lost(acknowledged, &stored).violated == 0 && is_heard) || Instant::now() > end {
             return stored;
         }
         std::thread::sleep(LOOK_AGAIN);
@@ -211,13 +219,26 @@ fn doubled(acknowledged: &Acknowledged, stored: &Stored, heard: &Heard, all_seen
         for result in results {
             finding.check(seen.insert(&result.id), || format!("{:?} was published twice, the second time by {}", result.id, result.node));
         }
-        if all_seen {
-            for id in acknowledged.get(&stream).into_iter().flatten() {
-                finding.check(seen.contains(id), || format!("{id:?} was never published"));
-            }
+    }
+    if all_seen {
+        finding.checked += [Stream::Fenced0, Stream::Fenced1]
+            .iter()
+            .filter_map(|stream| acknowledged.get(stream))
+            .map(|ids| ids.len() as u64)
+            .sum::<u64>();
+        for id in unheard(acknowledged, heard) {
+            finding.violate(|| format!("{id:?} was never published"));
         }
     }
     finding
+}
+
+/// Acknowledged readings of the fenced actor whose results the subscriber has not seen.
+fn unheard<'a>(acknowledged: &'a Acknowledged, heard: &'a Heard) -> impl Iterator<Item = &'a Id> {
+    [Stream::Fenced0, Stream::Fenced1].into_iter().flat_map(move |stream| {
+        let seen: BTreeSet<&Id> = heard.results.get(&stream).into_iter().flatten().map(|seen| &seen.id).collect();
+        acknowledged.get(&stream).into_iter().flatten().filter(move |id| !seen.contains(id))
+    })
 }
 
 /// Strict: the times at which hosts worked do not overlap. Fenced: the writer of a list changes no more often than the slot

@@ -102,7 +102,7 @@ ping_interval: "10s"
 ping_max: 2
 write_deadline: "10s"
 log_file: "{log}"
-jetstream {{ store_dir: "{store}", max_file_store: 4294967296, max_memory_store: 268435456, {sync} }}
+jetstream {{ store_dir: "{store}", max_file_store: 34359738368, max_memory_store: 268435456, {sync} }}
 {cluster}
 system_account: SYS
 accounts {{
