@@ -24,6 +24,10 @@ const ABANDONED_AFTER: Duration = Duration::from_secs(10);
 const SNAPSHOT_ATTEMPTS: u32 = 5;
 /// Empty answers in a row after which a scan gives up.
 const MAX_EMPTY_FETCHES: u32 = 3;
+/// Requests of one scan that may find nobody: in a cluster the other servers hear of a consumer a moment after it was made.
+const MAX_UNHEARD: u32 = 20;
+/// Pause after each of them.
+const UNHEARD_PAUSE: Duration = Duration::from_millis(25);
 
 /// The newest message on one subject.
 #[derive(Debug, Clone)]
@@ -76,14 +80,19 @@ async fn read_to_end(consumer: &Consumer<pull::Config>) -> Result<BTreeMap<Strin
     let failed = |error: &dyn std::fmt::Display| ApiError::Other(error.to_string());
     let mut found = BTreeMap::new();
     let mut pending = consumer.cached_info().num_pending;
-    let mut empty = 0;
-    while pending > 0 {
+    let (mut empty, mut unheard) = (0, 0);
+    'fetches: while pending > 0 {
         let fetch = consumer.fetch().max_messages(FETCH_MESSAGES).messages();
         let mut messages = fetch.await.map_err(|error| failed(&error))?;
         let mut any = false;
         loop {
             let next = tokio::time::timeout(API_TIMEOUT, messages.next()).await.map_err(|_elapsed| ApiError::TimedOut(API_TIMEOUT))?;
             let Some(message) = next else { break };
+            if message.is_err() && !any && unheard < MAX_UNHEARD {
+                unheard += 1;
+                tokio::time::sleep(UNHEARD_PAUSE).await;
+                continue 'fetches;
+            }
             let message = message.map_err(|error| failed(&error))?;
             let info = message.info().map_err(|error| failed(&error))?;
             let (sequence, left) = (info.stream_sequence, info.pending);
