@@ -422,8 +422,10 @@ impl Host {
 
     /// Wakes up when the first of the state machines wants to.
     fn sleep(&mut self, env: &mut Env) {
+        let now = self.clock.now(env.now);
         let Some(process) = &mut self.process else { return };
-        let lease = process.leased.then(|| process.lease.deadline()).flatten();
+        // A deadline that has passed was seen to already.
+        let lease = process.lease.deadline().filter(|deadline| process.leased && *deadline > now);
         let times = [process.agent.poll_timeout(), process.owner.poll_timeout(), process.lease.poll_timeout(), lease];
         let Some(first) = times.into_iter().flatten().min() else { return };
         let when = self.clock.when(first).max(env.now + 1);
@@ -494,7 +496,10 @@ impl Host {
             },
             After::SlotClaimed(slot, expected) => match reply {
                 Reply::Stored(sequence) => process.owner.handle_claimed(&slot, expected, sequence),
-                Reply::Refused(_) => process.owner.handle_refused(&slot, expected),
+                Reply::Refused(_) => {
+                    env.watch.seen.refused_claims += 1;
+                    process.owner.handle_refused(&slot, expected);
+                }
                 _ => process.owner.handle_failed(&slot, now),
             },
             After::Slot(slot, turn) => self.handle_slot_reply(&slot, turn, reply, env),

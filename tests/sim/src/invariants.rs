@@ -13,7 +13,7 @@ use lattice_core::subject;
 use lattice_core::timing::LEASE_TTL;
 use lattice_core::wire;
 use lattice_core::wire::assignment::Assignment;
-use lattice_core::wire::ownership::EpochRecord;
+use lattice_core::wire::ownership::{Applied, EpochRecord};
 use lattice_core::wire::verdict::{Evidence, Standing, Verdict};
 
 use crate::clock::Millis;
@@ -30,13 +30,20 @@ pub enum Rule {
     PlanChain,
     /// The epoch of a slot never goes to an older plan.
     TermFell,
+    /// A slot starts under an epoch that is its own stored claim.
+    OwnClaim,
     /// Only the owner of a slot stores effects of it.
     StaleWrite,
+    /// An owner whose commit was refused stops the slot.
+    DeafOwner,
+    /// Effects are stored together with the record of what was applied, which never goes back.
+    Applied,
     /// No two hosts run a slot of a strict actor at once, nor does one act for it while another runs it.
     TwoOwners,
     /// Every reading that was accepted is listed once, in order, and its result is published once.
     Once,
-    /// Whoever is heard is not taken for gone.
+    /// Whoever is heard is not taken for gone, nor is anybody suspected before an observer that was cut off has observed for a
+    /// whole window.
     FalseVerdict,
     /// Hosts are taken for gone one after the other.
     Budget,
@@ -73,6 +80,9 @@ pub struct Watch {
     head: Generation,
     followed: BTreeMap<HostId, Generation>,
     epochs: BTreeMap<SlotId, EpochRecord>,
+    /// Who made the claim that is stored at a position.
+    claims: BTreeMap<(SlotId, u64), String>,
+    applied: BTreeMap<SlotId, u64>,
     accepted: BTreeMap<(SlotId, u32), u64>,
     listed: BTreeMap<(SlotId, u32), u64>,
     published: BTreeMap<(SlotId, u32), u64>,
@@ -91,6 +101,10 @@ pub struct Seen {
     pub plans: u64,
     /// Epochs that were raised.
     pub epochs: u64,
+    /// Claims that were refused.
+    pub refused_claims: u64,
+    /// Commits that were refused because the epoch was somebody else's.
+    pub fenced: u64,
     /// Commits of effects.
     pub commits: u64,
     /// Readings accepted.
@@ -108,6 +122,8 @@ impl Seen {
     pub fn add(&mut self, other: &Self) {
         self.plans += other.plans;
         self.epochs += other.epochs;
+        self.refused_claims += other.refused_claims;
+        self.fenced += other.fenced;
         self.commits += other.commits;
         self.accepted += other.accepted;
         self.deaths += other.deaths;
@@ -143,8 +159,7 @@ impl Watch {
     }
 
     /// A batch was stored, by the host on a connection of this name if by a host.
-    pub fn handle_stored(&mut self, writer: Option<&(HostIx, String)>, stream: &str, batch: &[Put], now: Millis) {
-        self.now = now;
+    pub fn handle_stored(&mut self, writer: Option<&(HostIx, String)>, stream: &str, batch: &[Put], last: u64) {
         let lattice = scene::lattice();
         if stream == subject::bucket_stream(&subject::plan_bucket(&lattice)) {
             self.handle_plan(batch);
@@ -155,8 +170,7 @@ impl Watch {
                 self.fail(Rule::LeaseTtl, "a lease was stored for ever".to_owned());
             }
         } else if let Some((name, ..)) = scene::OWNED.iter().find(|(name, ..)| stream == scene::bucket_stream(name)) {
-            batch.iter().for_each(|put| self.handle_effect(writer, name, put));
-            self.seen.commits += 1;
+            self.handle_effects(writer, name, batch, last);
         }
     }
 
@@ -198,15 +212,27 @@ impl Watch {
         }
     }
 
+    /// A claim, or a commit of effects.
+    fn handle_effects(&mut self, writer: Option<&(HostIx, String)>, name: &str, batch: &[Put], last: u64) {
+        let own = |kind: &str| format!("lat.{}.act.{kind}.{name}.", scene::lattice());
+        if let [put] = batch
+            && let Some(rest) = put.subject.strip_prefix(&own("epoch"))
+        {
+            let slot = SlotId { actor: scene::actor(name), slot: number_at(rest, 1) };
+            self.claims.insert((slot.clone(), last), writer.map_or_else(String::new, |(_, name)| name.clone()));
+            return self.handle_epoch(slot, put.body.as_deref().unwrap_or_default());
+        }
+        self.seen.commits += 1;
+        if !batch.iter().any(|put| put.subject.starts_with(&own("applied"))) {
+            self.fail(Rule::Applied, format!("effects of {name} are stored without what was applied"));
+        }
+        batch.iter().for_each(|put| self.handle_effect(writer, name, put));
+    }
+
     fn handle_effect(&mut self, writer: Option<&(HostIx, String)>, name: &str, put: &Put) {
         let body = put.body.as_deref().unwrap_or_default();
-        let lattice = scene::lattice();
-        let own = |kind: &str| format!("lat.{lattice}.act.{kind}.{name}.");
-        let slot_at = |text: &str, at: usize| text.split('.').nth(at).and_then(|number| number.parse().ok()).unwrap_or(u32::MAX);
-        let id = |slot: u32| SlotId { actor: scene::actor(name), slot };
-        if let Some(rest) = put.subject.strip_prefix(&own("epoch")) {
-            return self.handle_epoch(id(slot_at(rest, 1)), body);
-        }
+        let own = |kind: &str| format!("lat.{}.act.{kind}.{name}.", scene::lattice());
+        let (slot_at, id) = (number_at, |slot: u32| SlotId { actor: scene::actor(name), slot });
         let key = put.subject.strip_prefix(&format!("$KV.{name}."));
         let slot = match (put.subject.strip_prefix(&own("applied")), key, put.subject.strip_prefix(&own("out"))) {
             (Some(rest), ..) => id(slot_at(rest, 1)),
@@ -218,6 +244,13 @@ impl Watch {
         if owner.as_ref() != writer.map(|(_, name)| name) {
             let writer = writer.map_or("nobody", |(_, name)| name);
             self.fail(Rule::StaleWrite, format!("{writer} stores effects of {slot}, whose owner is {}", owner.unwrap_or_default()));
+        }
+        if put.subject.starts_with(&own("applied")) {
+            let sequence = wire::decode::<Applied>(body).map_or(0, |applied| applied.sequence);
+            let before = self.applied.insert(slot.clone(), sequence).unwrap_or_default();
+            if sequence <= before {
+                self.fail(Rule::Applied, format!("{slot} has applied {sequence} after {before}"));
+            }
         }
         if let Some(key) = key {
             let list: Vec<u64> = serde_json::from_slice(body).unwrap_or_default();
@@ -262,9 +295,12 @@ impl Watch {
         }
     }
 
-    /// A slot starts on a host.
-    pub fn handle_slot_started(&mut self, host: HostIx, slot: &SlotId) {
+    /// A slot starts on a host, which has a connection of this name, under an epoch.
+    pub fn handle_slot_started(&mut self, host: HostIx, name: &str, slot: &SlotId, epoch: u64) {
         self.seen.starts += 1;
+        if self.claims.get(&(slot.clone(), epoch)).is_none_or(|claimer| claimer != name) {
+            self.fail(Rule::OwnClaim, format!("{slot} starts on h{host} under epoch {epoch}, which is no claim of its own"));
+        }
         let all = self.running.entry(slot.clone()).or_default();
         all.insert(host);
         self.check_alone(slot);
@@ -335,6 +371,11 @@ impl Watch {
     pub fn standing(&self, host: &HostId) -> Option<&Verdict> {
         self.standing.get(host)
     }
+}
+
+/// The number that stands at a place of a subject or key.
+fn number_at(text: &str, at: usize) -> u32 {
+    text.split('.').nth(at).and_then(|number| number.parse().ok()).unwrap_or(u32::MAX)
 }
 
 fn is_revocation(put: &Put) -> bool {

@@ -145,7 +145,7 @@ impl Server {
             return Ok(last);
         }
         let writer = host.map(|host| (host, env.links[host].name.clone()));
-        env.watch.handle_stored(writer.as_ref(), name, batch, env.now);
+        env.watch.handle_stored(writer.as_ref(), name, batch, last);
         let again: Vec<(Rc<str>, Rc<[u8]>)> = batch
             .iter()
             .filter_map(|put| {

@@ -472,6 +472,8 @@ impl World {
 
     fn look(&mut self) {
         let after = self.env.now.saturating_sub(self.calm_at);
+        // One that was told to stop before has done so.
+        self.hosts.iter_mut().filter(|host| !host.is_up()).for_each(|host| host.start(&mut self.env));
         match self.unsettled() {
             None => {
                 self.env.note(format_args!("settled after {after} ms"));
@@ -487,9 +489,6 @@ impl World {
         let desired = operator::read(&self.server, &self.env);
         let mut running: BTreeMap<ActorId, u32> = BTreeMap::new();
         for host in &self.hosts {
-            if !host.is_up() {
-                return Some(format!("h{} does not run", host.ix));
-            }
             for (actor, instances) in host.running() {
                 *running.entry(actor).or_default() += instances;
             }
@@ -521,14 +520,14 @@ fn wanted(desired: &Desired, hosts: usize) -> BTreeMap<ActorId, u32> {
 
 fn unkind_chances(dice: &mut Dice) -> Chances {
     Chances {
-        loss: dice.below(40),
+        loss: *dice.pick(&[0, 5, 20, 40]),
         twice: dice.below(40),
-        overtake: dice.below(100),
+        overtake: *dice.pick(&[0, 20, 300]),
         slow: dice.below(100),
-        slow_ms: dice.within(5, 800),
+        slow_ms: *dice.pick(&[5, 50, 500, 6_000]),
         busy: dice.below(100),
         stale: dice.below(400),
-        start_fails: dice.below(100),
+        start_fails: *dice.pick(&[0, 50, 300]),
     }
 }
 

@@ -28,6 +28,8 @@ const MAX_QUEUE: usize = 512;
 const ATTEMPTS: u32 = 4;
 /// Heartbeats of one host that are kept to check verdicts by.
 const MAX_BEATS: usize = 8;
+/// An observer that heard nothing at all for so long was cut off itself.
+const OWN_GAP: Millis = 4_000;
 /// Whoever was heard within this time is heard, by the clock of who judges: two heartbeats and a bit.
 const SURELY_HEARD: Millis = 2_500;
 
@@ -56,10 +58,16 @@ struct Ear {
     beats: BTreeMap<Rc<str>, VecDeque<(Rc<[u8]>, Millis)>>,
     /// When it was told last that a connection has ended, by its name.
     cuts: BTreeMap<String, Millis>,
+    /// When anything was heard last, and when something was after nothing had been for long.
+    last: Millis,
+    back: Millis,
 }
 
 impl Ear {
     fn hear(&mut self, subject: &Rc<str>, body: &Rc<[u8]>, now: Millis) {
+        if now.saturating_sub(std::mem::replace(&mut self.last, now)) > OWN_GAP {
+            self.back = now;
+        }
         if &**subject == subject::DISCONNECTS {
             let told: serde_json::Value = serde_json::from_slice(body).unwrap_or_default();
             let name = told.pointer("/client/name").and_then(serde_json::Value::as_str).unwrap_or_default();
@@ -312,10 +320,16 @@ impl Host {
         let Some(replica) = self.replica(actor) else { return };
         let Ok(verdict) = wire::decode::<Verdict>(&change.value) else { return };
         let known = env.watch.standing(&verdict.host).filter(|known| known.incarnation == verdict.incarnation);
-        if verdict.standing != Standing::Dead || known.is_some_and(|known| known.standing == Standing::Dead) {
+        let doubts = matches!(verdict.standing, Standing::Dead | Standing::Suspect);
+        if !doubts || known.is_some_and(|known| known.standing == Standing::Dead) {
             return;
         }
         let now = local.saturating_sub(replica.began);
+        let back_for = now.saturating_sub(replica.ear.back);
+        if verdict.evidence == Evidence::Silent && back_for < SURELY_HEARD {
+            let what = format!("h{ix} hears again for {back_for} ms and makes {} {:?}", verdict.name, verdict.standing);
+            env.watch.fail(Rule::FalseVerdict, what);
+        }
         let Some(heard) = replica.ear.heard(&verdict) else { return };
         let wrong = match verdict.evidence {
             Evidence::Silent => now.saturating_sub(heard) < SURELY_HEARD,

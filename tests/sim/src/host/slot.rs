@@ -13,6 +13,7 @@ use lattice_core::wire::ownership::Applied;
 use super::{After, Host, epoch_subject};
 use crate::clock::Millis;
 use crate::env::{Call, Env, Event, HostEvent, Reply, Request};
+use crate::invariants::Rule;
 use crate::scene;
 use crate::store::{Put, Refusal};
 
@@ -59,14 +60,15 @@ struct Input {
 
 impl Host {
     pub(super) fn start_slot(&mut self, slot: SlotId, epoch: u64, env: &mut Env) {
-        let Some((name, class, slots)) = scene::OWNED.iter().find(|(name, ..)| *name == slot.actor.as_str()) else { return };
-        let Some(consumer) = scene::consumers(name, *slots).get(slot.slot as usize).cloned() else { return };
+        let (ix, name) = (self.ix, self.connection_name());
+        let Some((actor, class, slots)) = scene::OWNED.iter().find(|(name, ..)| *name == slot.actor.as_str()) else { return };
+        let Some(consumer) = scene::consumers(actor, *slots).get(slot.slot as usize).cloned() else { return };
         let Some(process) = &mut self.process else { return };
         process.slot_starts += 1;
         let turn = process.slot_starts * TURNS;
         let work = SlotWork { epoch, strict: *class == Class::Strict, consumer, turn, applied: None, state: State::Beginning };
         process.slots.insert(slot.clone(), work);
-        env.watch.handle_slot_started(self.ix, &slot);
+        env.watch.handle_slot_started(ix, &name, &slot, epoch);
         self.begin(&slot, env);
     }
 
@@ -125,8 +127,8 @@ impl Host {
             env.send_up(self.ix, Request::Acknowledge(consumer.to_owned(), sequence));
             return self.pull(&slot, env);
         }
-        // A read that is no condition of the write must come from the leader; this one is, so that any replica may answer.
-        let leader = env.dice.chance(500);
+        // A read that is a condition of the write may be answered by any replica.
+        let leader = !is_increment(input.sensor) || env.dice.chance(500);
         let Some(work) = self.work(&slot) else { return };
         work.turn += 1;
         work.state = State::Reading(input);
@@ -199,7 +201,7 @@ impl Host {
         list.push(input.number);
         let mut effects = Effects::default();
         let value = serde_json::to_vec(&list).unwrap();
-        effects.write(&scene::list_key(slot.slot, input.sensor), Some(value), Some(revision)).unwrap();
+        effects.write(&scene::list_key(slot.slot, input.sensor), Some(value), is_increment(input.sensor).then_some(revision)).unwrap();
         let body = serde_json::to_vec(&[u64::from(input.sensor), input.number]).unwrap();
         let subject = scene::output_subject(slot.actor.as_str(), slot.slot);
         effects.publish(Publication { subject, headers: Vec::new(), body }).unwrap();
@@ -253,11 +255,11 @@ impl Host {
                 // Given up here, whoever goes on with it: that may be this host again, under a new epoch.
                 work.turn += 1;
                 work.state = State::Waiting;
-                if let Some(process) = &mut self.process {
-                    process.owner.handle_fenced(slot, epoch);
-                }
-                if env.fault == Some(Fault::DeafToFence) {
-                    self.begin(slot, env);
+                let Some(process) = &mut self.process else { return };
+                process.owner.handle_fenced(slot, epoch);
+                env.watch.seen.fenced += 1;
+                if process.owner.epoch(slot) == Some(epoch) {
+                    env.watch.fail(Rule::DeafOwner, format!("h{ix} goes on with {slot} under epoch {epoch}"));
                 }
             }
             Next::GiveBack => {
@@ -266,6 +268,12 @@ impl Host {
             }
         }
     }
+}
+
+/// Half of the sensors have their list made from what was read, on condition that it still is so; the lists of the others
+/// are written whatever they hold, so that the fence alone protects them.
+fn is_increment(sensor: u32) -> bool {
+    sensor.is_multiple_of(2)
 }
 
 /// The parts of a commit as messages of the bucket's stream; the first says what was applied.
