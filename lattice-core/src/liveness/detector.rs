@@ -205,9 +205,10 @@ impl Detector {
         self.restart(now);
     }
 
-    /// Gives every host a whole window to be heard.
+    /// Gives every host a whole window to be heard. That is nothing that was heard: if nothing comes after it either, the
+    /// observer is still cut off.
     pub fn restart(&mut self, now: Millis) {
-        (self.window, self.heard) = (now, self.heard.max(now));
+        self.window = now;
         let left = Evidence::Left;
         for watch in self.hosts.values_mut() {
             let settled = matches!(watch.life, Life::Heard) || matches!(watch.life, Life::Gone { evidence, .. } if evidence == left);

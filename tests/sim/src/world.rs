@@ -29,6 +29,9 @@ use crate::store::{Consumer, Put, Stream};
 pub const SETTLE_WITHIN: Millis = 150_000;
 /// Between two looks whether everything is as it should be.
 const LOOK_EVERY: Millis = 500;
+/// How long things break.
+const SHORTEST: Millis = 15_000;
+const LONGEST: Millis = 60_000;
 /// When `up` makes the first plan.
 const FIRST_PLAN_AT: Millis = 500;
 /// Events after which a run is taken for one that never ends.
@@ -82,6 +85,8 @@ struct World {
     sensors: Vec<Sensor>,
     usual: Chances,
     breaks: bool,
+    /// How long something stays broken that does so for long.
+    long: (Millis, Millis),
     calm_at: Millis,
     calm: bool,
     settled_after: Option<Millis>,
@@ -117,9 +122,11 @@ impl World {
     fn new(seed: u64, options: Options) -> Self {
         let mut dice = Dice::new(seed);
         let count = dice.within(3, 5) as usize;
-        let calm_at = dice.within(15_000, 60_000);
+        let calm_at = dice.within(SHORTEST, LONGEST);
         let unkind = options.breaks && dice.chance(600);
         let usual = if unkind { unkind_chances(&mut dice) } else { Chances::default() };
+        // Leases end only after half a minute: some worlds have the patience.
+        let long = if dice.chance(300) { (15_000, 60_000) } else { (3_000, 20_000) };
         let clocks = (0..count).map(|_| Clock::new(dice.within(RATES.0, RATES.1)));
         let hosts = clocks.enumerate().map(|(ix, clock)| Host::new(ix, scene::region(ix as u64 % 2), clock)).collect();
         let slots = scene::OWNED.iter().flat_map(|(name, _, slots)| (0..*slots).map(|slot| SlotId { actor: scene::actor(name), slot }));
@@ -131,6 +138,7 @@ impl World {
             sensors: slots.flat_map(sensor).collect(),
             usual,
             breaks: options.breaks,
+            long,
             calm_at,
             calm: false,
             settled_after: None,
@@ -296,6 +304,12 @@ impl World {
         self.env.later(after, WorldEvent::Break);
     }
 
+    /// How long something stays broken.
+    fn broken_for(&mut self) -> Millis {
+        let (least, most) = if self.env.dice.chance(400) { (100, 3_000) } else { self.long };
+        self.env.dice.within(least, most)
+    }
+
     /// The process dies; `closed`: its machine lives on and closes the connection.
     fn crash(&mut self, host: HostIx, closed: bool) {
         if !self.hosts[host].is_up() {
@@ -311,9 +325,8 @@ impl World {
         } else {
             self.goes_stale(host);
         }
-        let env = &mut self.env;
-        let after = if env.dice.chance(500) { env.dice.within(200, 3_000) } else { env.dice.within(3_000, 45_000) };
-        env.later(after, WorldEvent::Start(host));
+        let after = self.broken_for();
+        self.env.later(after, WorldEvent::Start(host));
     }
 
     /// Both sides find out sooner or later that nothing comes through.
@@ -333,9 +346,8 @@ impl World {
         self.env.note(format_args!("h{host} pauses"));
         self.hosts[host].pause(&mut self.env);
         self.goes_stale(host);
-        let env = &mut self.env;
-        let after = if env.dice.chance(500) { env.dice.within(100, 4_000) } else { env.dice.within(4_000, 40_000) };
-        env.later(after, WorldEvent::Resume(host, self.hosts[host].boot));
+        let after = self.broken_for();
+        self.env.later(after, WorldEvent::Resume(host, self.hosts[host].boot));
     }
 
     fn resume(&mut self, host: HostIx, boot: u32) {
@@ -354,9 +366,8 @@ impl World {
         let link = &mut env.links[host];
         (link.up_cut, link.down_cut, link.hold) = (link.up_cut || up, link.down_cut || down, hold);
         self.goes_stale(host);
-        let env = &mut self.env;
-        let after = if env.dice.chance(500) { env.dice.within(100, 4_000) } else { env.dice.within(4_000, 45_000) };
-        env.later(after, WorldEvent::Heal(host));
+        let after = self.broken_for();
+        self.env.later(after, WorldEvent::Heal(host));
     }
 
     fn heal(&mut self, host: HostIx) {
@@ -518,16 +529,25 @@ fn wanted(desired: &Desired, hosts: usize) -> BTreeMap<ActorId, u32> {
     all.filter(|(_, instances)| *instances > 0).collect()
 }
 
+/// One of several kinds of unkindness.
 fn unkind_chances(dice: &mut Dice) -> Chances {
-    Chances {
-        loss: *dice.pick(&[0, 5, 20, 40]),
+    let mixed = Chances {
+        loss: dice.below(20),
         twice: dice.below(40),
-        overtake: *dice.pick(&[0, 20, 300]),
-        slow: dice.below(100),
-        slow_ms: *dice.pick(&[5, 50, 500, 6_000]),
+        overtake: dice.below(50),
+        slow: dice.below(50),
+        slow_ms: dice.within(5, 500),
         busy: dice.below(100),
         stale: dice.below(400),
-        start_fails: *dice.pick(&[0, 50, 300]),
+        start_fails: dice.below(100),
+    };
+    match dice.below(5) {
+        0 => Chances { loss: dice.within(20, 120), ..mixed },
+        // Answers come after whoever waited for them has given up, and what is sent later comes first.
+        1 => Chances { overtake: 400, slow: 200, slow_ms: 6_000, ..mixed },
+        2 => Chances { busy: 300, stale: 800, ..mixed },
+        3 => Chances { start_fails: 400, ..mixed },
+        _ => mixed,
     }
 }
 
