@@ -13,7 +13,7 @@ use lattice_core::subject;
 use lattice_core::timing::LEASE_TTL;
 use lattice_core::wire;
 use lattice_core::wire::assignment::Assignment;
-use lattice_core::wire::ownership::{Applied, EpochRecord};
+use lattice_core::wire::ownership::{Applied, EpochRecord, LeaseRecord};
 use lattice_core::wire::verdict::{Evidence, Standing, Verdict};
 
 use crate::clock::Millis;
@@ -90,6 +90,8 @@ pub struct Watch {
     asleep: BTreeSet<HostIx>,
     standing: BTreeMap<HostId, Verdict>,
     deaths: Vec<Millis>,
+    /// The host whose lease was ended on its behalf just now.
+    revoked: Option<HostId>,
     /// Counts that show what a run was about.
     pub seen: Seen,
 }
@@ -166,7 +168,8 @@ impl Watch {
         } else if stream == subject::bucket_stream(&subject::verdict_bucket(&lattice)) {
             batch.iter().for_each(|put| self.handle_verdict(put));
         } else if stream == subject::lease_stream(&lattice) {
-            if batch.iter().any(|put| put.ttl != Some(LEASE_TTL.as_millis() as Millis) && writer.is_some() && !is_revocation(put)) {
+            self.revoked = batch.iter().find_map(revocation).or(self.revoked.take());
+            if batch.iter().any(|put| put.ttl != Some(LEASE_TTL.as_millis() as Millis) && revocation(put).is_none()) {
                 self.fail(Rule::LeaseTtl, "a lease was stored for ever".to_owned());
             }
         } else if let Some((name, ..)) = scene::OWNED.iter().find(|(name, ..)| stream == scene::bucket_stream(name)) {
@@ -362,9 +365,15 @@ impl Watch {
         })
     }
 
-    /// Who owns a slot by its epoch.
-    pub fn owner(&self, slot: &SlotId) -> Option<&EpochRecord> {
-        self.epochs.get(slot)
+    /// A host that runs a slot of a strict actor.
+    pub fn strict_owner(&self) -> Option<HostIx> {
+        let strict = |slot: &SlotId| scene::OWNED.iter().any(|(name, class, _)| *class == Class::Strict && slot.actor.as_str() == *name);
+        self.running.iter().filter(|(slot, _)| strict(slot)).find_map(|(_, hosts)| hosts.first().copied())
+    }
+
+    /// The host whose lease was ended on its behalf since this was asked last.
+    pub fn take_revoked(&mut self) -> Option<HostId> {
+        self.revoked.take()
     }
 
     /// The verdict in force about a host.
@@ -378,7 +387,8 @@ fn number_at(text: &str, at: usize) -> u32 {
     text.split('.').nth(at).and_then(|number| number.parse().ok()).unwrap_or(u32::MAX)
 }
 
-fn is_revocation(put: &Put) -> bool {
-    let record = put.body.as_ref().and_then(|body| wire::decode::<lattice_core::wire::ownership::LeaseRecord>(body).ok());
-    record.is_some_and(|record| record.revoked)
+/// The host whose lease a message ends on its behalf, if it does.
+fn revocation(put: &Put) -> Option<HostId> {
+    let record: LeaseRecord = wire::decode(put.body.as_ref()?).ok()?;
+    record.revoked.then_some(record.host)
 }

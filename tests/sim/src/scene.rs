@@ -15,7 +15,7 @@ use lattice_core::wire::assignment::ProviderKind;
 use crate::env::HostIx;
 
 /// Actors of classes with owners: name, class, slots. The bucket of each is named like it.
-pub const OWNED: [(&str, Class, u32); 2] = [("ledger", Class::Fenced, 2), ("valve", Class::Strict, 1)];
+pub const OWNED: [(&str, Class, u32); 2] = [("ledger", Class::Fenced, 2), ("valve", Class::Strict, 2)];
 /// Shared actors that the operator starts, scales and stops.
 pub const SHARED: [&str; 3] = ["alpha", "beta", "gamma"];
 /// Sensors of each slot.

@@ -6,13 +6,13 @@ use std::rc::Rc;
 
 use lattice_core::desired::Desired;
 use lattice_core::fault::Fault;
-use lattice_core::id::{ActorId, Revision};
+use lattice_core::id::{ActorId, HostId, Revision};
 use lattice_core::inventory::Inventory;
 use lattice_core::ownership::SlotId;
 use lattice_core::plan::{self, PlanState};
 use lattice_core::subject;
 use lattice_core::system::SystemActor;
-use lattice_core::wire::verdict::Verdicts;
+use lattice_core::wire::verdict::{Standing, Verdicts};
 
 use crate::clock::{Clock, Millis, RATES};
 use crate::dice::Dice;
@@ -31,7 +31,7 @@ pub const SETTLE_WITHIN: Millis = 150_000;
 const LOOK_EVERY: Millis = 500;
 /// How long things break.
 const SHORTEST: Millis = 15_000;
-const LONGEST: Millis = 60_000;
+const LONGEST: Millis = 50_000;
 /// When `up` makes the first plan.
 const FIRST_PLAN_AT: Millis = 500;
 /// Events after which a run is taken for one that never ends.
@@ -122,11 +122,12 @@ impl World {
     fn new(seed: u64, options: Options) -> Self {
         let mut dice = Dice::new(seed);
         let count = dice.within(3, 5) as usize;
-        let calm_at = dice.within(SHORTEST, LONGEST);
+        // Leases end only after half a minute: some worlds have the patience.
+        let patient = dice.chance(300);
+        let long = if patient { (20_000, 60_000) } else { (3_000, 20_000) };
+        let calm_at = dice.within(SHORTEST, LONGEST) + if patient { LONGEST } else { 0 };
         let unkind = options.breaks && dice.chance(600);
         let usual = if unkind { unkind_chances(&mut dice) } else { Chances::default() };
-        // Leases end only after half a minute: some worlds have the patience.
-        let long = if dice.chance(300) { (15_000, 60_000) } else { (3_000, 20_000) };
         let clocks = (0..count).map(|_| Clock::new(dice.within(RATES.0, RATES.1)));
         let hosts = clocks.enumerate().map(|(ix, clock)| Host::new(ix, scene::region(ix as u64 % 2), clock)).collect();
         let slots = scene::OWNED.iter().flat_map(|(name, _, slots)| (0..*slots).map(|slot| SlotId { actor: scene::actor(name), slot }));
@@ -176,6 +177,19 @@ impl World {
             Event::Down(host, conn, what) => self.hosts[host].handle_down(conn, &what, env),
             Event::Host(host, boot, what) => self.hosts[host].handle(boot, what, env),
             Event::World(what) => self.happen(what),
+        }
+        if let Some(host) = self.env.watch.take_revoked() {
+            self.spite(&host);
+        }
+    }
+
+    /// The worst moment for a host to come back is when its lease has just been ended.
+    fn spite(&mut self, host: &HostId) {
+        let Some(ix) = self.hosts.iter().position(|known| known.id == *host).filter(|_| !self.calm) else { return };
+        if self.env.dice.chance(700) {
+            let after = self.env.dice.within(0, 60);
+            self.env.later(after, WorldEvent::Heal(ix));
+            self.env.later(after, WorldEvent::Resume(ix, self.hosts[ix].boot));
         }
     }
 
@@ -274,7 +288,9 @@ impl World {
         if self.calm || !self.breaks {
             return;
         }
-        let host = self.env.dice.index(self.hosts.len());
+        let random = self.env.dice.index(self.hosts.len());
+        let important = self.env.dice.chance(400);
+        let host = self.env.watch.strict_owner().filter(|_| important).unwrap_or(random);
         match self.env.dice.below(100) {
             0..18 => self.crash(host, true),
             18..26 => self.crash(host, false),
@@ -495,16 +511,22 @@ impl World {
         }
     }
 
+    /// Whether a host takes work: one that returned too often has to wait for long.
+    fn takes_work(&self, host: &Host) -> bool {
+        self.env.watch.standing(&host.id).is_none_or(|verdict| verdict.standing == Standing::Healthy)
+    }
+
     /// What is not as it should be.
     fn unsettled(&self) -> Option<String> {
         let desired = operator::read(&self.server, &self.env);
+        let daemon = |actor: &ActorId| desired.components.get(actor).is_some_and(|spec| spec.needs.daemon);
         let mut running: BTreeMap<ActorId, u32> = BTreeMap::new();
         for host in &self.hosts {
-            for (actor, instances) in host.running() {
+            for (actor, instances) in host.running().into_iter().filter(|(actor, _)| !daemon(actor) || self.takes_work(host)) {
                 *running.entry(actor).or_default() += instances;
             }
         }
-        let wanted = wanted(&desired, self.hosts.len());
+        let wanted = wanted(&desired, self.hosts.iter().filter(|host| self.takes_work(host)).count());
         if running != wanted {
             return Some(format!("{running:?} run, {wanted:?} are wanted"));
         }
@@ -520,7 +542,7 @@ impl World {
     }
 }
 
-/// Instances of each actor that should run.
+/// Instances of each actor that should run, on so many hosts that take work.
 fn wanted(desired: &Desired, hosts: usize) -> BTreeMap<ActorId, u32> {
     let all = desired.components.iter().map(|(id, spec)| {
         let times = if spec.needs.daemon { u32::try_from(hosts).unwrap_or(u32::MAX) } else { 1 };
