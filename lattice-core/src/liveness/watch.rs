@@ -184,12 +184,17 @@ impl Watch {
         let before = self.stored.as_ref().filter(|stored| stored.incarnation == verdict.incarnation);
         let unchanged = before.is_some_and(|stored| stored.standing == verdict.standing && stored.flaps == verdict.flaps);
         let since = before.filter(|_| unchanged).map_or(now, |stored| stored.since);
+        let said = before.is_some_and(|stored| stored.lease_ended);
         let died = verdict.standing == Standing::Dead && before.is_none_or(|stored| stored.standing != Standing::Dead);
         if !unchanged {
             self.beats = 0;
             self.note(verdict, settings, now);
         }
         self.lease_ended |= verdict.lease_ended && verdict.incarnation == self.incarnation && verdict.standing == Standing::Dead;
+        if said && !verdict.lease_ended {
+            // It was said; what it has from now on it has by the lease that it holds now.
+            self.lease_ended = false;
+        }
         self.stored = Some(Stored {
             incarnation: verdict.incarnation.clone(),
             standing: verdict.standing,
@@ -352,6 +357,10 @@ impl Watch {
         let (same, flaps) = (stored.incarnation == self.incarnation, stored.flaps);
         let fit = if faulty { degraded(flaps) } else { heard(Standing::Healthy, flaps) };
         let answered = self.beats > 0;
+        if same && self.lease_ended && !stored.lease_ended && stored.standing != Standing::Dead && answered {
+            // Its lease was ended while it came back: it has given up what needs one, so that has to go elsewhere.
+            return Some(Wanted { lease_ended: true, ..heard(Standing::Returned, flaps) });
+        }
         match stored.standing {
             Standing::Dead if !same || answered => {
                 let lease_ended = same && self.lease_ended;
