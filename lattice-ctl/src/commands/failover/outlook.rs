@@ -45,11 +45,9 @@ pub(super) struct Move {
 }
 
 impl Outlook {
-    /// What happens if this start of `host` is taken for gone.
-    pub(super) fn of(view: &View, host: &HostId, start: &Incarnation, downtime_ms: u64) -> Self {
-        let mut next = view.desired.clone();
-        take_for_gone(&mut next, host, start);
-        let plan = plan::plan(&next, view.revision, &view.inventory, &view.verdicts, &view.plan);
+    /// What happens if `host` is gone, and its lease with it.
+    pub(super) fn of(view: &View, host: &HostId, downtime_ms: u64) -> Self {
+        let plan = plan::plan_without(&view.desired, view.revision, &view.inventory, &view.verdicts, &view.plan, host);
         let after = view.plan.after(&plan, view.plan.head_revision);
         let mut outlook = Self::between(view, host, &after, downtime_ms);
         for moved in &mut outlook.moves {
@@ -185,8 +183,7 @@ mod tests {
     #[test]
     fn who_takes_what_and_what_stays() {
         let view = three_hosts();
-        let start = view.inventory.hosts[&host(0)].incarnation.clone();
-        let outlook = Outlook::of(&view, &host(0), &start, 700);
+        let outlook = Outlook::of(&view, &host(0), 700);
         assert_eq!(outlook.moves.iter().map(|moved| (moved.actor.as_str(), moved.to.as_str())).collect::<Vec<_>>(), [("free", "NEDGE02")]);
         let plan = &outlook.plans[0];
         assert_eq!((plan.failed_node.as_str(), plan.target_node.as_str(), plan.estimated_downtime_ms), ("NEDGE01", "NEDGE02", 700));
@@ -201,8 +198,7 @@ mod tests {
         for n in [1, 2] {
             view.desired.edit_node(&host(n), |node| node.cordoned = true);
         }
-        let start = view.inventory.hosts[&host(0)].incarnation.clone();
-        let problem = Outlook::of(&view, &host(0), &start, 700).no_target().unwrap();
+        let problem = Outlook::of(&view, &host(0), 700).no_target().unwrap();
         assert!(problem.message.starts_with("failover failed: no healthy target"), "{problem:?}");
         assert_eq!(problem.code.exit_code(), 7);
         assert!(problem.causes.iter().any(|cause| cause.starts_with("free: NEDGE02: ") && cause.contains("cordoned")), "{problem:?}");

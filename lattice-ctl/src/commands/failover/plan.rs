@@ -35,9 +35,8 @@ impl PlanFailover {
         let session = Session::open(&self.connection).await?;
         let view = View::read(&session).await?;
         let host = view.inventory.find(&self.host)?;
-        let start = outlook::last_start(&session, &view, &host).await?;
         let status = failover::status(&session, system::PATIENCE).await.ok();
-        let outlook = Outlook::of(&view, &host, &start, outlook::downtime_ms(status.as_ref(), &view.desired));
+        let outlook = Outlook::of(&view, &host, outlook::downtime_ms(status.as_ref(), &view.desired));
         let problem = outlook.no_target();
         output.print(&Planned(outlook))?;
         problem.map_or(Ok(()), |problem| Err(problem.into()))

@@ -61,7 +61,7 @@ impl Run {
         let view = View::read(&session).await?;
         let id = view.inventory.find(host)?;
         let start = outlook::last_start(&session, &view, &id).await?;
-        let outlook = Outlook::of(&view, &id, &start, outlook::downtime_ms(None, &view.desired));
+        let outlook = Outlook::of(&view, &id, outlook::downtime_ms(None, &view.desired));
         if let Some(problem) = outlook.no_target().filter(|_| outlook.moves.is_empty()) {
             return Err(problem.into());
         }
