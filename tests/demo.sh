@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # The whole product in one run: a lattice of two hosts on this machine, edge-processor spread over both by the scheduler,
-# readings in, alerts out.
+# readings in, alerts out; then one of the hosts dies in the middle of it.
 # Expects lattice-ctl, lattice-host, lattice-bench and nats-server on PATH; `make demo` sees to that.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -77,15 +77,37 @@ run lattice-ctl kv get edge-data "$region.sensor-001"
 run curl --silent --show-error --fail "http://127.0.0.1:$port/stats"
 echo
 
+# One message at a time has one owner: a rate that it can follow, so that the longest wait is the gap and no queue.
+few=$((readings * 3 / 10))
+step "One owner, whose effects count once, and its host dies in the middle of $few readings"
+run lattice-ctl link del edge-processor wasmcloud:httpserver default
+run lattice-ctl scale edge-processor --class fenced --max 1
+run lattice-ctl wait actor/edge-processor --for running=1
+owner=$(lattice-ctl get actors edge-processor -o json | field 0.instances.0.host_name)
+victim=$(python3 -c 'import json,sys; print(next(h["process"]["pid"] for h in json.load(open(sys.argv[1]))["hosts"] if h["name"] == sys.argv[2]))' "$data/up.json" "$owner")
+bold "\$ lattice-bench readings --count $few --rate $((rate / 4)) &"
+lattice-bench readings --region $region --count "$few" --rate $((rate / 4)) --json > "$folder/failover" &
+bench=$!
+# The kill falls into the first half of them.
+until lattice-ctl stream status -o json | python3 -c 'import json,sys; sys.exit(json.load(sys.stdin)["messages"] < int(sys.argv[1]))' $((readings + few / 3)); do sleep 0.1; done
+run kill -9 "$victim"
+wait "$bench"
+run lattice-ctl events --kind dead,slot-owned,moved --since 1m
+run lattice-ctl failover history
+run lattice-ctl get hosts
+
 # What the first host's process has to itself, and its share of what it shares with the second.
-memory=$(awk '/^Pss:/ {printf "%.1f", $2 / 1024}' "/proc/$(field hosts.0.pid <<< "$up")/smaps_rollup")
+host=$(python3 -c 'import json,sys; print(next(h["process"]["pid"] for h in json.load(open(sys.argv[1]))["hosts"] if h["process"]))' "$data/up.json")
+memory=$(awk '/^Pss:/ {printf "%.1f", $2 / 1024}' "/proc/$host/smaps_rollup")
 step "Summary"
-python3 - "$folder/summary" "$memory" <<'PYTHON'
+python3 - "$folder/summary" "$memory" "$folder/failover" "$owner" <<'PYTHON'
 import json, sys
 s = json.load(open(sys.argv[1]))
+f = json.load(open(sys.argv[3]))
 print(f"readings in        {s['readings']}")
 print(f"results out        {s['results']}   ({s['lost']} lost, {s['doubled']} doubled, {s['wrong']} wrong)")
 print(f"alerts             {s['alerts']}")
 print(f"publish → result   p50 {s['p50_ms']:.2f} ms, p99 {s['p99_ms']:.2f} ms")
+print(f"{sys.argv[4]} killed     {f['results']} of {f['readings']} results   ({f['lost']} lost, {f['doubled']} doubled, {f['wrong']} wrong), longest wait {f['max_ms']:.0f} ms")
 print(f"memory of a host   {sys.argv[2]} MiB (PSS)")
 PYTHON

@@ -2,7 +2,7 @@
 //! happened.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use e2e::process::signal;
@@ -63,7 +63,7 @@ fn taken_over(world: &World, lost: &str) -> String {
 }
 
 /// Readings at a steady rate until it is told to stop; those that the stream acknowledged, as device and number.
-fn send(bus: &Bus, verb: &str, sent: &std::sync::atomic::AtomicUsize, enough: &AtomicBool) -> BTreeSet<(usize, usize)> {
+fn send(bus: &Bus, verb: &str, sent: &AtomicUsize, enough: &AtomicBool) -> BTreeSet<(usize, usize)> {
     let mut acknowledged = BTreeSet::new();
     let begun = Instant::now();
     for number in 0.. {
@@ -83,10 +83,11 @@ fn send(bus: &Bus, verb: &str, sent: &std::sync::atomic::AtomicUsize, enough: &A
 
 /// Sends readings while `act` happens in the middle of them; those that were acknowledged, and what `act` found.
 fn under_load<T>(world: &World, verb: &str, act: impl FnOnce() -> T) -> (BTreeSet<(usize, usize)>, T) {
-    let (sent, enough) = (std::sync::atomic::AtomicUsize::new(0), AtomicBool::new(false));
+    let (sent, enough) = (AtomicUsize::new(0), AtomicBool::new(false));
     let until_sent = |count: usize| world.until("readings are sent", || (sent.load(Ordering::Relaxed) >= count).then_some(()));
+    let bus = world.bus();
     std::thread::scope(|scope| {
-        let sending = scope.spawn(|| send(&world.bus(), verb, &sent, &enough));
+        let sending = scope.spawn(|| send(&bus, verb, &sent, &enough));
         // Whatever happens here, the sender ends.
         let stop = StopAtEnd(&enough);
         until_sent(WARM_UP);
