@@ -213,7 +213,10 @@ impl<'a> Holding<'a> {
         }
         match stay {
             Stay::Lost => drop(self.lost.insert(host.clone(), instances)),
-            Stay::Here(_) if world.standings.lease_ended(host) => drop(self.lost.insert(host.clone(), instances)),
+            // Of an actor that needs a lease.
+            Stay::Here(_) if self.spec.needs.class == Class::Strict && world.standings.lease_ended(host) => {
+                self.lost.insert(host.clone(), instances);
+            }
             Stay::Leaving => drop(self.leaving.insert(host.clone(), instances)),
             Stay::Here(_) | Stay::Dropped => {}
         }
