@@ -90,6 +90,8 @@ pub(crate) struct Edited {
     pub(crate) links: BTreeSet<String>,
     /// Whether it is made even if actors then lack places that they have now.
     pub(crate) may_displace: bool,
+    /// Hosts that are taken for gone: nobody waits for them.
+    pub(crate) gone: BTreeSet<HostId>,
     /// What the user should know.
     pub(crate) notes: Vec<String>,
 }
@@ -250,7 +252,8 @@ impl Writer<'_> {
 
     /// Waits for the hosts whose part changed, then looks at what the change was about.
     async fn settle(&self, watch: Option<Watch>, draft: &Draft, plan: &PlanState) -> Outcome<wait::Waited> {
-        let awaited = awaited(&draft.view.inventory, draft.view.plan.generation(), plan);
+        let mut awaited = awaited(&draft.view.inventory, draft.view.plan.generation(), plan);
+        awaited.retain(|host, _| !draft.edited.gone.contains(host));
         let Some(mut watch) = watch else {
             return Ok(wait::Waited { absent: absent(draft, plan), ..wait::Waited::default() });
         };

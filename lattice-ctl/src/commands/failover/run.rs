@@ -1,5 +1,7 @@
 //! `failover run`.
 
+use std::collections::BTreeSet;
+
 use clap::Args;
 use lattice_core::desired::Desired;
 use lattice_core::error::Problem;
@@ -75,7 +77,7 @@ impl Run {
         // What has nowhere to go is named at the end; the rest moves.
         let edit = |_: &View, desired: &mut Desired| {
             outlook::take_for_gone(desired, &id, &start);
-            Ok(Edited { may_displace: true, ..Edited::default() })
+            Ok(Edited { may_displace: true, gone: BTreeSet::from([id.clone()]), ..Edited::default() })
         };
         writer.apply(intent, &edit).await?;
         let took_ms = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
