@@ -27,6 +27,7 @@ demo: build actors ## Start a lattice, feed it sensor readings, show the alerts,
 .PHONY: test
 test: build actors programs ## Run every test
 	$(CARGO) test --locked --no-fail-fast
+	$(CARGO) test --locked --no-fail-fast -p sim
 	$(MAKE) --no-print-directory wit-check
 
 .PHONY: chaos

@@ -31,7 +31,9 @@ pub const SETTLE_WITHIN: Millis = 150_000;
 const LOOK_EVERY: Millis = 500;
 /// How long things break.
 const SHORTEST: Millis = 15_000;
-const LONGEST: Millis = 50_000;
+const LONGEST: Millis = 45_000;
+/// Worlds, per mille, in which things break and stay broken for longer: leases end only after half a minute.
+const PATIENT: u64 = 200;
 /// When `up` makes the first plan.
 const FIRST_PLAN_AT: Millis = 500;
 /// Events after which a run is taken for one that never ends.
@@ -44,13 +46,15 @@ pub struct Options {
     pub fault: Option<Fault>,
     /// Whether anything breaks at all.
     pub breaks: bool,
+    /// Whether things surely stay broken for long enough that leases end.
+    pub patient: bool,
     /// Whether the whole trace is kept.
     pub whole_trace: bool,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { fault: None, breaks: true, whole_trace: false }
+        Self { fault: None, breaks: true, patient: false, whole_trace: false }
     }
 }
 
@@ -122,8 +126,7 @@ impl World {
     fn new(seed: u64, options: Options) -> Self {
         let mut dice = Dice::new(seed);
         let count = dice.within(3, 5) as usize;
-        // Leases end only after half a minute: some worlds have the patience.
-        let patient = dice.chance(300);
+        let patient = dice.chance(PATIENT) || options.patient;
         let long = if patient { (20_000, 60_000) } else { (3_000, 20_000) };
         let calm_at = dice.within(SHORTEST, LONGEST) + if patient { LONGEST } else { 0 };
         let unkind = options.breaks && dice.chance(600);
