@@ -7,6 +7,7 @@ use lattice_core::subject;
 
 use crate::clock::Millis;
 use crate::env::{Call, Env, HostEvent, HostIx, Inbox, Reply, Request, WorldEvent};
+use crate::scene;
 use crate::store::{Consumer, Put, Refusal, Stream};
 
 /// Server's patience with an unacknowledged durable message.
@@ -28,6 +29,33 @@ pub struct Server {
 }
 
 impl Server {
+    /// A server with everything that `up` and the first links make.
+    pub fn furnished() -> Self {
+        let lattice = scene::lattice();
+        let cut = |(from, to): (String, String)| (from.trim_end_matches('>').to_owned(), to.trim_end_matches('>').to_owned());
+        let mut server = Self { up: true, ..Self::default() };
+        let planned = (subject::bucket_key(&subject::plan_bucket(&lattice), "host."), format!("lat.{lattice}.planned."));
+        let republished = [
+            (subject::desired_bucket(&lattice), cut(subject::desired_republish(&lattice))),
+            (subject::plan_bucket(&lattice), planned),
+            (subject::verdict_bucket(&lattice), cut(subject::verdict_republish(&lattice))),
+        ];
+        for (bucket, republish) in republished {
+            server.streams.insert(subject::bucket_stream(&bucket), Stream::on_disk(vec![republish]));
+        }
+        server.streams.insert(subject::lease_stream(&lattice), Stream::in_memory());
+        server.streams.insert(subject::EDGE_STREAM.to_owned(), Stream::default());
+        for (name, _, slots) in scene::OWNED {
+            let republish = cut(subject::outbox_republish(&lattice, &scene::bucket(name)));
+            server.streams.insert(scene::bucket_stream(name), Stream::on_disk(vec![republish]));
+            for (slot, consumer) in scene::consumers(name, slots).into_iter().enumerate() {
+                let filter = scene::input_subject(name, slot as u32);
+                server.consumers.insert(consumer, Consumer::new(subject::EDGE_STREAM, &filter, 1));
+            }
+        }
+        server
+    }
+
     /// A request arrives.
     pub fn handle(&mut self, host: HostIx, conn: u32, request: Request, env: &mut Env) {
         let link = &env.links[host];

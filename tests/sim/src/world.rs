@@ -22,7 +22,7 @@ use crate::invariants::{Breach, Rule, Seen};
 use crate::operator::{self, Done};
 use crate::scene;
 use crate::server::Server;
-use crate::store::{Consumer, Put, Stream};
+use crate::store::{Put, Stream};
 
 /// Within this time after the last fault everything that is wanted must run: a message about a change that got lost is made
 /// up for by the look at the store every minute, twice if that made a new plan; the rest is for hosts that hold back.
@@ -138,7 +138,7 @@ impl World {
         let mut world = Self {
             env: Env::new(dice, count, options.fault, options.whole_trace),
             hosts,
-            server: server(),
+            server: Server::furnished(),
             sensors: slots.flat_map(sensor).collect(),
             usual,
             breaks: options.breaks,
@@ -574,32 +574,4 @@ fn unkind_chances(dice: &mut Dice) -> Chances {
         3 => Chances { start_fails: 400, ..mixed },
         _ => mixed,
     }
-}
-
-/// A server with everything that `up` and the first links make.
-fn server() -> Server {
-    let lattice = scene::lattice();
-    let cut = |(from, to): (String, String)| (from.trim_end_matches('>').to_owned(), to.trim_end_matches('>').to_owned());
-    let mut server = Server::default();
-    server.up = true;
-    let planned = (subject::bucket_key(&subject::plan_bucket(&lattice), "host."), format!("lat.{lattice}.planned."));
-    let republished = [
-        (subject::desired_bucket(&lattice), cut(subject::desired_republish(&lattice))),
-        (subject::plan_bucket(&lattice), planned),
-        (subject::verdict_bucket(&lattice), cut(subject::verdict_republish(&lattice))),
-    ];
-    for (bucket, republish) in republished {
-        server.streams.insert(subject::bucket_stream(&bucket), Stream::on_disk(vec![republish]));
-    }
-    server.streams.insert(subject::lease_stream(&lattice), Stream::in_memory());
-    server.streams.insert(subject::EDGE_STREAM.to_owned(), Stream::default());
-    for (name, _, slots) in scene::OWNED {
-        let republish = cut(subject::outbox_republish(&lattice, &scene::bucket(name)));
-        server.streams.insert(scene::bucket_stream(name), Stream::on_disk(vec![republish]));
-        for (slot, consumer) in scene::consumers(name, slots).into_iter().enumerate() {
-            let filter = scene::input_subject(name, slot as u32);
-            server.consumers.insert(consumer, Consumer::new(subject::EDGE_STREAM, &filter, 1));
-        }
-    }
-    server
 }
