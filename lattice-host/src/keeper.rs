@@ -195,6 +195,9 @@ impl Keeper {
                 let _ = self.around.events.send(Event::Changed).await;
             }
             tokio::select! {
+                // An actor that is no longer assigned gets its last order and then no slots any more: the order comes first,
+                // or it would never be seen to be done.
+                biased;
                 ordered = self.orders.changed() => return ordered,
                 given = self.given.changed() => given?,
             }
