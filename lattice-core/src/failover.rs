@@ -54,8 +54,8 @@ const MAX_CONFLICTS: u32 = 10;
 const MAX_OUTBOX: usize = 1_024;
 /// Most assignments that are read one by one; if more have changed the whole plan is read.
 const MAX_SINGLE_READS: usize = 32;
-/// Before a deadline so close the driver had better wait than return: nobody may send a message in time.
-pub const WAIT_AT_MOST_MS: Millis = 150;
+/// Longest wait of the driver at a time: what comes in meanwhile waits as long.
+const WAIT_AT_MOST_MS: Millis = 50;
 
 /// Something to be done, in this order. Each answer goes to the method that the step names; [`Failover::handle_failure`]
 /// if there is none.
@@ -127,6 +127,8 @@ pub struct Failover {
     ticked: Millis,
     /// Whether its own host was asked for a heartbeat that has not come yet.
     tick_asked: Option<Millis>,
+    /// Whether it is to be asked although nothing is due yet: a deadline is close.
+    tick_wanted: bool,
     pending: Option<Pending>,
     outbox: VecDeque<Step>,
     asked: bool,
@@ -162,6 +164,7 @@ impl Failover {
             own: None,
             ticked: now,
             tick_asked: None,
+            tick_wanted: false,
             pending: None,
             outbox: VecDeque::new(),
             asked: false,
@@ -415,7 +418,7 @@ impl Failover {
             return Some(Step::ReadVerdict(key));
         }
         // What a host had is to be known before it is taken for gone, and who got it as soon as it has.
-        let urgent = self.history.is_running() || self.detector.has_suspects();
+        let urgent = self.history.is_running() || self.detector.has_suspects(now);
         if urgent { self.stored.next_plan_keys(true, now) } else { None }
     }
 
@@ -478,13 +481,34 @@ impl Failover {
     /// before it.
     fn poll_tick(&mut self, now: Millis) -> Option<Step> {
         let own = self.own.clone()?;
-        let due = self.detector.poll_timeout(now) == Some(0) && self.ticked < now;
-        let asked = self.tick_asked.is_some_and(|at| now.saturating_sub(at) < millis(self.detector.settings().profile.confirm()));
-        if !due || asked {
+        let wanted = std::mem::take(&mut self.tick_wanted);
+        let due = wanted || (self.detector.poll_timeout(now) == Some(0) && self.ticked < now);
+        if !due || self.awaits_tick(now) {
             return None;
         }
         self.tick_asked = Some(now);
         Some(Step::Ask(own))
+    }
+
+    /// Whether the own host was asked just now and has not answered.
+    fn awaits_tick(&self, now: Millis) -> bool {
+        self.tick_asked.is_some_and(|at| now.saturating_sub(at) < self.confirm_ms())
+    }
+
+    fn confirm_ms(&self) -> Millis {
+        millis(self.detector.settings().profile.confirm())
+    }
+
+    /// Milliseconds that the driver had better wait before it takes the next message: a deadline is so close that nobody may
+    /// send one in time. After that it says so ([`Failover::handle_waited`]) and goes on as ever.
+    pub fn poll_wait(&mut self, now: Millis) -> Option<Millis> {
+        let left = self.poll_timeout(now)?;
+        (1..=self.confirm_ms()).contains(&left).then(|| left.min(WAIT_AT_MOST_MS))
+    }
+
+    /// The driver has waited: the own host is asked for a heartbeat, which comes after everything that came in meanwhile.
+    pub fn handle_waited(&mut self) {
+        self.tick_wanted = true;
     }
 
     /// The time up to which everything was heard: that of the own host's last heartbeat, for whoever has one.
@@ -495,8 +519,8 @@ impl Failover {
     /// Milliseconds until something is due if nothing is heard before.
     pub fn poll_timeout(&mut self, now: Millis) -> Option<Millis> {
         let retry = (self.retry_at > now).then(|| self.retry_at - now);
-        let asked = self.tick_asked.is_some_and(|at| now.saturating_sub(at) < millis(self.detector.settings().profile.confirm()));
-        let judged = self.detector.poll_timeout(now).filter(|_| !asked);
+        let awaits = self.awaits_tick(now);
+        let judged = self.detector.poll_timeout(now).filter(|_| !awaits);
         let lease = self.leases.poll_timeout(self.detector.settings().profile, now);
         match retry {
             Some(retry) => Some(retry),

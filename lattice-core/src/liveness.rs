@@ -19,6 +19,7 @@ mod settings;
 mod watch;
 
 pub use brakes::{BREAKER_HOSTS, BREAKER_WINDOW_MS, BUDGET_MS, FREEZE_MS, SLOW_MS};
+pub(crate) use detector::UNKNOWN_INCARNATION;
 pub use detector::{Detector, HostView};
 pub(crate) use settings::millis;
 pub use settings::{CONFIG, FailoverSettings};

@@ -27,7 +27,7 @@ use bindings::lattice::actor::store::{self, Entry, Error};
 use bindings::wasi::logging::logging::{Level, log};
 use bindings::wasmcloud::messaging::consumer;
 use lattice_core::error::{ErrorCode, Problem};
-use lattice_core::failover::{Failover, Step, WAIT_AT_MOST_MS};
+use lattice_core::failover::{Failover, Step};
 use lattice_core::id::{HostId, LatticeName, Revision};
 use lattice_core::plan::KeyChange;
 use lattice_core::scheduler::Millis;
@@ -108,8 +108,9 @@ impl Replica {
     /// came in the meantime is before it in the queue.
     fn wait(&mut self) {
         let now = self.now();
-        if let Some(left) = self.failover.poll_timeout(now).filter(|left| (1..=WAIT_AT_MOST_MS).contains(left)) {
-            std::thread::sleep(Duration::from_millis(left));
+        if let Some(wait) = self.failover.poll_wait(now) {
+            std::thread::sleep(Duration::from_millis(wait));
+            self.failover.handle_waited();
             self.work();
         }
     }

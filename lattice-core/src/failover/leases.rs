@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::Step;
 use crate::id::{HostId, Incarnation, Region, Revision};
-use crate::liveness::millis;
+use crate::liveness::{UNKNOWN_INCARNATION, millis};
 use crate::needs::Class;
 use crate::plan::PlanState;
 use crate::scheduler::Millis;
@@ -78,7 +78,9 @@ impl Leases {
 
     /// Notes whether a host is gone.
     pub(super) fn handle_verdict(&mut self, verdict: &Verdict) {
-        if verdict.standing != Standing::Dead || verdict.lease_ended {
+        // Where the lease of a host is that nobody ever heard is not known: nothing can be proven about it.
+        let unknown = verdict.incarnation.as_str() == UNKNOWN_INCARNATION;
+        if verdict.standing != Standing::Dead || verdict.lease_ended || unknown {
             self.gone.remove(&verdict.host);
             return;
         }

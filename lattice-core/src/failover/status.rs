@@ -122,7 +122,11 @@ impl Failover {
             ("generation".to_owned(), record.generation.unwrap_or_default().to_string()),
             ("estimated_downtime_ms".to_owned(), plan.estimated_downtime_ms.to_string()),
         ]);
-        let message = format!("{} actors move from {} to {}", plan.actor_ids.len(), plan.failed_node, plan.target_node);
+        let what = match plan.actor_ids.as_slice() {
+            [actor] => format!("{actor} moves"),
+            several => format!("{} actors move", several.len()),
+        };
+        let message = format!("{what} from {} to {}", plan.failed_node, plan.target_node);
         self.publish_about(EventKind::Moved, (&record.host, &record.name, &record.region, &record.incarnation), message, details, now);
     }
 

@@ -1,3 +1,6 @@
+mod leases;
+mod poison;
+
 use std::collections::BTreeMap;
 
 use super::*;
@@ -195,7 +198,7 @@ fn component(class: Class, instances: u32, term: Generation) -> ComponentAssignm
         limits: Limits::default(),
         config: BTreeMap::new(),
         links: Vec::new(),
-        ownership: (class != Class::Shared).then(|| Ownership { class, of: instances, slots }),
+        ownership: (class != Class::Shared).then_some(Ownership { class, of: instances, slots }),
     }
 }
 
@@ -549,219 +552,19 @@ fn time_passes_with_the_heartbeats_of_the_own_host() {
     world.beat(0);
     assert!(world.bus.verdicts.is_empty());
     world.kill(1);
-    assert_eq!(world.replicas[0].poll_timeout(world.now), Some(100));
-    world.now += 100;
-    world.bus.run(&mut world.replicas, world.now);
-    world.beat(0);
+    world.bus.asked.clear();
+    for left in [100, 50] {
+        assert_eq!(world.replicas[0].poll_timeout(world.now), Some(left));
+        assert_eq!(world.replicas[0].poll_wait(world.now), Some(50), "a little at a time");
+        world.now += 50;
+        world.replicas[0].handle_waited();
+        world.bus.run(&mut world.replicas, world.now);
+        assert_eq!(std::mem::take(&mut world.bus.asked), [host_id(0)]);
+        assert_eq!(world.replicas[0].poll_wait(world.now), None, "not again before it was heard");
+        assert!(world.bus.verdicts.is_empty());
+        world.beat(0);
+    }
     assert_eq!(world.take(), [EventKind::Dead]);
-}
-
-/// A world in which host 1 owns a slot of a strict actor, with its lease.
-fn strict_world(replicas: usize) -> World {
-    let mut world = World::new(3, replicas);
-    world.bus.edit(add("s", Class::Strict));
-    world.bus.place("s", Class::Strict, &[(1, 1)]);
-    world.pass(2_000);
-    renew(&mut world, 1, true);
-    world
-}
-
-/// A renewal of host 1, with or without the heartbeat that tells of it.
-fn renew(world: &mut World, number: u64, told: bool) {
-    let record = LeaseRecord { host: host_id(1), incarnation: Incarnation::new("01").unwrap(), number, revoked: false };
-    let key = lease_key();
-    let at = entry(&world.bus.leases, &key).map_or(Revision(0), |(_, revision)| revision);
-    let revision = write(&mut world.bus.leases, &mut world.bus.lease_rev, &key, wire::encode(&record), at).unwrap();
-    if told {
-        world.hosts.get_mut(&1).unwrap().lease_rev = revision.0;
-        world.beat(1);
-    }
-}
-
-fn lease_key() -> String {
-    subject::lease_key(&Region::new("local").unwrap(), &host_id(1))
-}
-
-fn lease(world: &World) -> LeaseRecord {
-    wire::decode(&world.bus.leases[&lease_key()].0).unwrap()
-}
-
-/// When the verdict says that the lease has ended, by the time now.
-fn lease_ended_after(world: &mut World) -> Millis {
-    let start = world.now;
-    while !world.bus.verdict(1).is_some_and(|verdict| verdict.lease_ended) {
-        world.pass(100);
-        assert!(world.now - start < 120_000, "it never ends");
-    }
-    world.now - start
-}
-
-#[test]
-fn a_lease_is_ended_a_whole_take_over_after_its_last_renewal_was_seen() {
-    for replicas in [1, 2] {
-        let mut world = strict_world(replicas);
-        world.pass(1_000);
-        world.kill(1);
-        let after = lease_ended_after(&mut world);
-        assert!((18_900..=19_100).contains(&after), "20 s after the renewal, one of which had passed: {after}");
-        assert!(lease(&world).revoked);
-        let verdict = world.bus.verdict(1).unwrap();
-        assert_eq!((verdict.standing, verdict.evidence), (Standing::Dead, Evidence::ProcessGone));
-        world.pass(5_000);
-        assert_eq!(world.take(), [EventKind::Dead, EventKind::Dead], "taken for gone, then the end of its lease, once each");
-        assert_eq!(world.bus.records.len(), 1);
-    }
-}
-
-#[test]
-fn a_lease_that_is_renewed_is_not_ended() {
-    let mut world = strict_world(1);
-    world.kill(1);
-    // Its connection is down, but renewals get through.
-    for number in 2..20 {
-        world.pass(5_000);
-        renew(&mut world, number, false);
-        assert!(!lease(&world).revoked);
-    }
-    assert!(!world.bus.verdict(1).unwrap().lease_ended);
-    let after = lease_ended_after(&mut world);
-    assert!((20_000..=41_000).contains(&after), "a whole window after the last renewal was seen: {after}");
-}
-
-#[test]
-fn a_lease_of_which_nothing_is_known_is_waited_for_as_long() {
-    type Loss = fn(&mut World);
-    let losses: [Loss; 3] = [
-        |world| world.bus.leases.clear(),
-        |world| drop(world.bus.leases.insert(lease_key(), (b"nonsense".to_vec(), Revision(9)))),
-        // Made anew after the server had lost it, so that its revision says nothing.
-        |world| {
-            world.bus.leases.clear();
-            world.bus.lease_rev = 0;
-            renew(world, 7, false);
-            let now = world.now;
-            world.replicas[0].handle_failure(now);
-        },
-    ];
-    for loss in losses {
-        let mut world = strict_world(1);
-        world.kill(1);
-        world.pass(10_000);
-        let dead = world.bus.verdict(1).is_some();
-        assert!(dead);
-        loss(&mut world);
-        let after = lease_ended_after(&mut world);
-        assert!(after >= 19_900, "{after}");
-        assert!(lease(&world).revoked);
-    }
-}
-
-#[test]
-fn a_lease_that_another_replica_has_ended_is_ended_once_more() {
-    let mut world = strict_world(1);
-    world.pass(1_000);
-    let revoked = LeaseRecord { revoked: true, ..lease(&world) };
-    world.bus.leases.insert(lease_key(), (wire::encode(&revoked), Revision(99)));
-    world.bus.lease_rev = 99;
-    world.kill(1);
-    assert!(lease_ended_after(&mut world) < 1_000);
-    assert_eq!(world.bus.lease_rev, 100, "the write is the proof, not the read");
-}
-
-#[test]
-fn the_lease_of_a_later_start_is_left_alone() {
-    let mut world = strict_world(1);
-    world.kill(1);
-    world.pass(1_000);
-    let later = LeaseRecord { incarnation: Incarnation::new("02").unwrap(), ..lease(&world) };
-    world.bus.lease_rev += 1;
-    world.bus.leases.insert(lease_key(), (wire::encode(&later), Revision(world.bus.lease_rev)));
-    world.pass(60_000);
-    assert!(!lease(&world).revoked && !world.bus.verdict(1).unwrap().lease_ended);
-}
-
-#[test]
-fn hosts_without_strict_actors_keep_their_leases() {
-    let mut world = World::new(3, 1);
-    world.bus.edit(add("f", Class::Fenced));
-    world.bus.place("f", Class::Fenced, &[(1, 1)]);
-    world.pass(2_000);
-    renew(&mut world, 1, true);
-    world.kill(1);
-    world.pass(60_000);
-    assert!(!lease(&world).revoked);
-}
-
-/// Sets how host `n` reports the actor, and lets it be heard.
-fn report_crashes(world: &mut World, n: u8, crashes: u32, state: ComponentState) {
-    let component = ComponentReport { crashes, ..ComponentReport::new(Digest::of(b"a"), state, 1) };
-    world.hosts.get_mut(&n).unwrap().components.insert(actor("a"), component);
-    world.beat(n);
-}
-
-fn quarantined(world: &World) -> bool {
-    world.replicas.iter().all(|replica| !replica.status(world.now).quarantined.is_empty())
-}
-
-#[test]
-fn an_actor_that_fails_on_several_hosts_is_quarantined() {
-    let running = ComponentState::Running;
-    let failed = ComponentState::Failed("no".into());
-    let check = |reports: &[(u8, u32, &ComponentState)], system: bool, expected: bool| {
-        let mut world = World::new(6, 2);
-        world.bus.edit(add("a", Class::Shared));
-        world.bus.edit(|desired| {
-            desired.components.get_mut(&actor("a")).unwrap().system = system.then_some(SystemActor::Scheduler);
-        });
-        world.pass(1_000);
-        reports.iter().for_each(|(n, crashes, state)| report_crashes(&mut world, *n, *crashes, (*state).clone()));
-        world.pass(2_000);
-        assert_eq!(quarantined(&world), expected, "{reports:?}");
-        let said = world.take().iter().filter(|kind| **kind == EventKind::Quarantined).count();
-        assert_eq!(said, usize::from(expected), "once");
-    };
-    check(&[(0, 4, &running), (1, 1, &running)], false, true);
-    check(&[(0, 4, &running), (1, 1, &running)], true, false);
-    check(&[(0, 100, &running)], false, false);
-    check(&[(0, 2, &running), (1, 2, &running)], false, false);
-    check(&[(0, 4, &running), (0, 0, &running), (1, 4, &running)], false, false);
-    check(&[(0, 0, &failed), (1, 0, &failed)], false, false);
-    check(&[(0, 0, &failed), (1, 0, &failed), (2, 0, &failed), (3, 0, &failed), (4, 0, &failed)], false, true);
-}
-
-#[test]
-fn the_operators_change_lifts_a_quarantine() {
-    let mut world = World::new(3, 1);
-    world.bus.edit(add("a", Class::Shared));
-    world.pass(1_000);
-    report_crashes(&mut world, 0, 3, ComponentState::Running);
-    report_crashes(&mut world, 1, 3, ComponentState::Running);
-    assert!(quarantined(&world));
-    world.bus.edit(|desired| desired.components.get_mut(&actor("a")).unwrap().digest = Digest::of(b"b"));
-    world.pass(3_000);
-    assert!(!quarantined(&world));
-    // The same code again: what was counted before does not count.
-    world.bus.edit(|desired| desired.components.get_mut(&actor("a")).unwrap().digest = Digest::of(b"c"));
-    world.pass(3_000);
-    assert!(!quarantined(&world));
-}
-
-#[test]
-fn an_actor_that_kills_its_hosts_is_quarantined() {
-    let mut world = World::new(8, 2);
-    world.bus.edit(add("a", Class::Shared));
-    world.bus.place("a", Class::Shared, &[(0, 1)]);
-    world.pass(2_000);
-    for n in 0..4 {
-        assert!(!quarantined(&world), "{n}");
-        world.kill(n);
-        world.pass(200);
-        world.bus.place("a", Class::Shared, &[(n + 1, 1)]);
-        world.pass(40_000);
-    }
-    assert!(quarantined(&world), "three hosts died within a minute after a failover had brought it");
-    let quarantine = &world.replicas[0].status(world.now).quarantined[0];
-    assert_eq!(quarantine.hosts, [1, 2, 3].map(host_id).into());
 }
 
 #[test]

@@ -67,8 +67,9 @@ impl Brakes {
     }
 
     /// Whether any site has, or lately had, suspects.
-    pub(super) fn has_suspects(&self) -> bool {
-        self.sites.values().any(|site| !site.recent.is_empty())
+    pub(super) fn has_suspects(&self, now: Millis) -> bool {
+        let newest = |site: &Site| site.recent.last().map(|(at, _)| *at);
+        self.sites.values().filter_map(newest).any(|at| now.saturating_sub(at) <= BREAKER_WINDOW_MS)
     }
 
     /// Freezes the site if it has too many suspects; how many of how many then.

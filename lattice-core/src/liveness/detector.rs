@@ -15,7 +15,7 @@ use crate::wire::verdict::{Evidence, Standing, Verdict, Verdicts};
 /// An observer that heard nothing at all for this many half intervals was cut off itself.
 const GAP_HALF_INTERVALS: u64 = 5;
 /// Start of a host of which nobody knows one: earlier than any real one.
-const UNKNOWN_INCARNATION: &str = "0";
+pub(crate) const UNKNOWN_INCARNATION: &str = "0";
 /// Region of a host of which nobody knows one.
 const UNKNOWN_REGION: &str = "unknown";
 
@@ -358,8 +358,8 @@ impl Detector {
     }
 
     /// Whether any host is, or was lately, not heard as it should be.
-    pub fn has_suspects(&self) -> bool {
-        self.brakes.has_suspects()
+    pub fn has_suspects(&self, now: Millis) -> bool {
+        self.brakes.has_suspects(now)
     }
 
     /// Sites that are frozen, with the milliseconds that are left.
