@@ -71,7 +71,8 @@ pub(crate) async fn run(arguments: &Arguments) -> Result<(), Error> {
     }
     let families = selected(&arguments.only)?;
     let scratch = tempfile::tempdir()?;
-    let bench = Bench { long: arguments.long, ..Bench::new(arguments.quick, scratch.path())? };
+    let mut bench = Bench::new(arguments.quick, scratch.path())?;
+    bench.long = arguments.long;
     let begin = Instant::now();
     let mut rows = Vec::new();
     for family in families {
