@@ -15,7 +15,7 @@ use lattice_core::timing::OFFLINE_START_AFTER;
 use lattice_core::wire;
 use lattice_core::wire::assignment::Assignment;
 use lattice_core::wire::event::EventKind;
-use lattice_core::wire::report::HostReport;
+use lattice_core::wire::report::{ComponentState, HostReport};
 use lattice_nats::ConnectionState;
 use tokio::sync::{mpsc, oneshot, watch};
 
@@ -213,6 +213,8 @@ impl EventLoop {
                 self.agent.handle_run_failed(&actor, reason::cut(&why));
                 self.handle_news(News::Ready { actor, ready: false });
             }
+            // Said before the actor was stopped: it says so again when it is back.
+            Event::Owner(News::Ready { actor, ready: true }) if !self.runs(&actor) => {}
             Event::Owner(news) => self.handle_news(news),
             Event::Resting { actor, rest, why } => self.record_rest(&actor, rest, &why),
             Event::Kept(generation) => {
@@ -329,6 +331,10 @@ impl EventLoop {
                 self.claims.assign(&assignment.components);
             }
         }
+    }
+
+    fn runs(&self, actor: &ActorId) -> bool {
+        self.agent.components().any(|(id, state, ..)| id == actor && *state == ComponentState::Running)
     }
 
     fn handle_news(&mut self, news: News) {

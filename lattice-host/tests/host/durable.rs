@@ -56,6 +56,26 @@ async fn answered_failures_become_dead_letters() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_actor_that_breaks_again_and_again_rests_and_goes_on() {
+    let mut world = World::start().await;
+    let (_host, report) = world.joined("NEDGE01").await;
+    world.actor("trap", "trap", &report.id, 1).await;
+    world.link("trap", ProviderKind::MessagingNats, LINK).await;
+    world.running("NEDGE01", "trap").await;
+    let mut events = world.events().await;
+    for _ in 0..3 {
+        world.store("edge.sensor.eu", "x").await;
+    }
+    for seconds in [1, 2, 4] {
+        let rest = event(&mut events, |event| event.kind == EventKind::Restarting).await;
+        assert_eq!((rest.details["actor"].as_str(), rest.details["rest-ms"].parse()), ("trap", Ok(seconds * 1000)), "{rest:?}");
+    }
+    let report = world.report("NEDGE01", |report| report.components[&actor("trap")].crashes >= 5).await;
+    assert_eq!(report.components[&actor("trap")].state.to_string(), "running");
+    world.consumed(3).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_slow_message_is_not_handed_out_twice() {
     let mut world = World::start().await;
     let (_host, report) = world.joined("NEDGE01").await;
