@@ -79,7 +79,6 @@ fn usage(world: &World) {
     check("config put failover profile=slow", "settings of failover make no sense: `profile` = `slow`");
     check("events --kind weather", "");
     check("failover", "");
-    check("failover NEDGE01", "there is nobody to ask");
     check("wait host/NEDGE01 --for moved", "");
     check("config put a b=1 b=2", "value `b` is given twice");
     check("up --nats-port 4222 --nats-url nats://127.0.0.1:1", "--nats-url uses a server that is there");
