@@ -61,7 +61,6 @@ impl TimingProfile {
     }
 
     /// Whether it is the one that need not be written down.
-    #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde's skip_serializing_if gives references")]
     pub fn is_default(&self) -> bool {
         *self == Self::default()
     }

@@ -281,7 +281,7 @@ impl Env {
     }
 
     /// The next event; the time goes on to it.
-    pub fn next(&mut self) -> Option<Event> {
+    pub fn advance(&mut self) -> Option<Event> {
         let ((at, _), event) = self.queue.pop_first()?;
         self.now = at;
         Some(event)

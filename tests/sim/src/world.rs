@@ -101,7 +101,7 @@ pub fn run(seed: u64, options: Options) -> Outcome {
     let mut world = World::new(seed, options);
     let mut events = 0_u64;
     while world.settled_after.is_none() && world.env.watch.breach().is_none() {
-        let Some(event) = world.env.next() else { break };
+        let Some(event) = world.env.advance() else { break };
         events += 1;
         if events > MAX_EVENTS {
             world.env.watch.fail(Rule::Settled, format!("it goes on after {MAX_EVENTS} events"));

@@ -51,11 +51,14 @@ pub(super) struct Replica {
     ear: Ear,
 }
 
+/// A heartbeat, and when it was taken from the queue.
+type Beat = (Rc<[u8]>, Millis);
+
 /// What came to a replica's ears lately, to check its verdicts by.
 #[derive(Debug, Default)]
 struct Ear {
-    /// The last heartbeats on each subject, and when they were taken from the queue.
-    beats: BTreeMap<Rc<str>, VecDeque<(Rc<[u8]>, Millis)>>,
+    /// The last heartbeats on each subject.
+    beats: BTreeMap<Rc<str>, VecDeque<Beat>>,
     /// When it was told last that a connection has ended, by its name.
     cuts: BTreeMap<String, Millis>,
     /// When anything was heard last, and when something was after nothing had been for long.
