@@ -1,4 +1,4 @@
-//! What a range of worlds is about, and which rules are broken in it: `cargo run -p sim --example survey -- 0 1000 [fault]`.
+//! What a range of worlds is about, and which rules are broken in it: `cargo run -p sim --example survey -- 0 1000 [fault [patient]]`.
 
 use std::collections::BTreeMap;
 use std::sync::Mutex;
@@ -12,6 +12,7 @@ fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let number = |at: usize, otherwise: u64| arguments.get(at).and_then(|text| text.parse().ok()).unwrap_or(otherwise);
     let (from, to) = (number(0, 0), number(1, 500));
+    let patient = arguments.get(3).is_some();
     let fault = arguments.get(2).and_then(|name| Fault::ALL.into_iter().find(|fault| format!("{fault:?}") == *name));
     let (next, started) = (AtomicU64::new(from), Instant::now());
     let outcomes = Mutex::new(BTreeMap::new());
@@ -21,7 +22,7 @@ fn main() {
             if seed >= to {
                 return;
             }
-            let outcome = world::run(seed, Options { fault, ..Options::default() });
+            let outcome = world::run(seed, Options { fault, patient, ..Options::default() });
             outcomes.lock().unwrap().insert(seed, outcome);
         }
     };

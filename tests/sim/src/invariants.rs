@@ -32,6 +32,8 @@ pub enum Rule {
     TermFell,
     /// A slot starts under an epoch that is its own stored claim.
     OwnClaim,
+    /// What a host had when its lease was ended on its behalf it does not start again.
+    Resumed,
     /// Only the owner of a slot stores effects of it.
     StaleWrite,
     /// An owner whose commit was refused stops the slot.
@@ -90,6 +92,8 @@ pub struct Watch {
     asleep: BTreeSet<HostIx>,
     standing: BTreeMap<HostId, Verdict>,
     deaths: Vec<Millis>,
+    /// Starts of hosts whose leases were ended on their behalf, by the names of their connections, and the plan of that time.
+    ended: BTreeMap<String, Generation>,
     /// The host whose lease was ended on its behalf just now.
     revoked: Option<HostId>,
     /// Counts that show what a run was about.
@@ -168,7 +172,10 @@ impl Watch {
         } else if stream == subject::bucket_stream(&subject::verdict_bucket(&lattice)) {
             batch.iter().for_each(|put| self.handle_verdict(put));
         } else if stream == subject::lease_stream(&lattice) {
-            self.revoked = batch.iter().find_map(revocation).or(self.revoked.take());
+            for record in batch.iter().filter_map(revocation) {
+                self.ended.insert(subject::connection_name(&record.host, &record.incarnation), self.head);
+                self.revoked = Some(record.host);
+            }
             if batch.iter().any(|put| put.ttl != Some(LEASE_TTL.as_millis() as Millis) && revocation(put).is_none()) {
                 self.fail(Rule::LeaseTtl, "a lease was stored for ever".to_owned());
             }
@@ -304,6 +311,11 @@ impl Watch {
         if self.claims.get(&(slot.clone(), epoch)).is_none_or(|claimer| claimer != name) {
             self.fail(Rule::OwnClaim, format!("{slot} starts on h{host} under epoch {epoch}, which is no claim of its own"));
         }
+        let strict = scene::OWNED.iter().any(|(actor, class, _)| *class == Class::Strict && slot.actor.as_str() == *actor);
+        let term = self.epochs.get(slot).map(|record| record.term);
+        if strict && self.ended.get(name).is_some_and(|head| term.is_some_and(|term| term <= *head)) {
+            self.fail(Rule::Resumed, format!("{slot} starts on h{host}, whose lease was ended since it was given there"));
+        }
         let all = self.running.entry(slot.clone()).or_default();
         all.insert(host);
         self.check_alone(slot);
@@ -387,8 +399,8 @@ fn number_at(text: &str, at: usize) -> u32 {
     text.split('.').nth(at).and_then(|number| number.parse().ok()).unwrap_or(u32::MAX)
 }
 
-/// The host whose lease a message ends on its behalf, if it does.
-fn revocation(put: &Put) -> Option<HostId> {
+/// The lease that a message ends on its host's behalf, if it does.
+fn revocation(put: &Put) -> Option<LeaseRecord> {
     let record: LeaseRecord = wire::decode(put.body.as_ref()?).ok()?;
-    record.revoked.then_some(record.host)
+    record.revoked.then_some(record)
 }
