@@ -41,6 +41,8 @@ struct Taken {
     /// Messages that the actor had handled there before.
     handled: u64,
     runs: bool,
+    /// It is one of lattice's own: what it does is no result that anybody waits for.
+    system: bool,
 }
 
 /// Actors that moved to one host.
@@ -127,7 +129,8 @@ impl Course {
         let report = reports.get(&host);
         for actor in &actors {
             let handled = report.and_then(|report| report.components.get(actor)).map_or(0, |component| component.handled);
-            self.taken.insert((actor.clone(), host.clone()), Taken { generation, handled, runs: false });
+            let system = stored.desired.components.get(actor).is_some_and(|spec| spec.system.is_some());
+            self.taken.insert((actor.clone(), host.clone()), Taken { generation, handled, runs: false, system });
         }
         let priority = |actor| stored.desired.components.get(actor).map(|spec| spec.needs.priority);
         let planned = stored.plan.assignments.get(&host).and_then(|share| share.host_name.as_ref());
@@ -153,10 +156,12 @@ impl Course {
         for ((actor, _), taken) in self.taken.iter_mut().filter(|((_, host), _)| *host == report.id) {
             let Some(component) = report.components.get(actor) else { continue };
             taken.runs |= report.applied_generation >= taken.generation && component.state == ComponentState::Running;
-            result |= component.handled > taken.handled;
+            result |= !taken.system && component.handled > taken.handled;
         }
         let steps = &mut self.record.steps;
-        if steps.applied_ms.is_none() && !self.taken.is_empty() && self.taken.values().all(|taken| taken.runs) {
+        let users = self.taken.values().any(|taken| !taken.system);
+        let all_run = self.taken.values().filter(|taken| taken.system != users).all(|taken| taken.runs);
+        if steps.applied_ms.is_none() && !self.taken.is_empty() && all_run {
             steps.applied_ms = Some(since);
             self.changed = true;
         }
@@ -202,7 +207,8 @@ impl Course {
     /// Whether there is nothing more to wait for.
     pub(super) fn is_over(&self, now: Millis) -> bool {
         let steps = &self.record.steps;
-        let done = steps.applied_ms.is_some() && steps.first_result_ms.is_some() && (self.reasons_known || !self.mine);
+        let awaits_result = steps.first_result_ms.is_none() && self.taken.values().any(|taken| !taken.system);
+        let done = steps.applied_ms.is_some() && !awaits_result && (self.reasons_known || !self.mine);
         done || self.before.is_empty() || now.saturating_sub(self.decided) >= FOLLOW_MS
     }
 }

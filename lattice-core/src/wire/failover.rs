@@ -82,10 +82,10 @@ pub struct FailoverSteps {
     /// The plan that moves the work was seen.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub planned_ms: Option<u64>,
-    /// Every host that took work said that it runs.
+    /// Every host that took work said that it runs; lattice's own actors count only where nothing else moved.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub applied_ms: Option<u64>,
-    /// The first message was handled by an actor that had moved.
+    /// The first message was handled by an actor that had moved, lattice's own aside.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub first_result_ms: Option<u64>,
 }
