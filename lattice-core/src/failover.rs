@@ -335,7 +335,9 @@ impl Failover {
 
     /// The lease of a host as it was read, with its revision; none if there is none.
     pub fn handle_lease(&mut self, host: &HostId, record: Option<(&[u8], Revision)>, now: Millis) {
-        self.leases.handle_lease(host, record, now);
+        if let Some(incarnation) = self.leases.handle_lease(host, record, now) {
+            self.detector.handle_lease_ended(host, &incarnation, now);
+        }
     }
 
     /// The lease of a host has ended: the write on condition of its revision was stored.

@@ -48,6 +48,10 @@ struct Gone {
     confirmed: bool,
     /// Whether an answer is awaited.
     waiting: bool,
+    /// Whether that is the answer to the write that ends the lease.
+    ending: bool,
+    /// The host was heard again: nothing more is begun.
+    back: bool,
 }
 
 /// A lease as it is stored.
@@ -81,12 +85,19 @@ impl Leases {
         // Where the lease of a host is that nobody ever heard is not known: nothing can be proven about it.
         let unknown = verdict.incarnation.as_str() == UNKNOWN_INCARNATION;
         if verdict.standing != Standing::Dead || verdict.lease_ended || unknown {
-            self.gone.remove(&verdict.host);
+            match self.gone.get_mut(&verdict.host) {
+                // The write may be stored already: then it has to be said.
+                Some(gone) if gone.ending && gone.incarnation == verdict.incarnation => gone.back = true,
+                Some(_) | None => drop(self.gone.remove(&verdict.host)),
+            }
             return;
+        }
+        if let Some(gone) = self.gone.get_mut(&verdict.host) {
+            gone.back = false;
         }
         if self.gone.get(&verdict.host).is_none_or(|gone| gone.incarnation != verdict.incarnation) {
             let (region, incarnation) = (verdict.region.clone(), verdict.incarnation.clone());
-            self.gone.insert(verdict.host.clone(), Gone { region, incarnation, seen: None, confirmed: false, waiting: false });
+            self.gone.insert(verdict.host.clone(), Gone::new(region, incarnation));
         }
     }
 
@@ -108,12 +119,22 @@ impl Leases {
     pub(super) fn handle_failure(&mut self) {
         self.told.clear();
         for gone in self.gone.values_mut() {
-            (gone.waiting, gone.confirmed) = (false, false);
+            (gone.waiting, gone.ending, gone.confirmed) = (false, false, false);
         }
     }
 
-    /// The lease as it was read.
-    pub(super) fn handle_lease(&mut self, host: &HostId, record: Option<(&[u8], Revision)>, now: Millis) {
+    /// The lease as it was read; the start of the host whose lease turns out to have ended after it was back.
+    pub(super) fn handle_lease(&mut self, host: &HostId, record: Option<(&[u8], Revision)>, now: Millis) -> Option<Incarnation> {
+        if self.gone.get(host).is_some_and(|gone| gone.back) {
+            let gone = self.gone.remove(host)?;
+            let record: LeaseRecord = wire::decode(record?.0).ok()?;
+            return (record.revoked && record.incarnation == gone.incarnation).then_some(gone.incarnation);
+        }
+        self.note_lease(host, record, now);
+        None
+    }
+
+    fn note_lease(&mut self, host: &HostId, record: Option<(&[u8], Revision)>, now: Millis) {
         let told = self.told.get(host);
         let Some(gone) = self.gone.get_mut(host) else { return };
         gone.waiting = false;
@@ -157,8 +178,9 @@ impl Leases {
 
     /// The lease was renewed in the meantime.
     pub(super) fn handle_renewed(&mut self, host: &HostId) {
+        self.gone.retain(|known, gone| known != host || !gone.back);
         if let Some(gone) = self.gone.get_mut(host) {
-            (gone.seen, gone.confirmed, gone.waiting) = (None, false, false);
+            (gone.seen, gone.confirmed, gone.waiting, gone.ending) = (None, false, false, false);
         }
     }
 
@@ -166,8 +188,13 @@ impl Leases {
     pub(super) fn poll(&mut self, profile: TimingProfile, now: Millis) -> Option<Step> {
         let takeover = millis(profile.lease_takeover());
         let owners = &self.owners;
-        for (host, gone) in self.gone.iter_mut().filter(|(host, gone)| !gone.waiting && owners.contains(*host)) {
+        for (host, gone) in self.gone.iter_mut().filter(|(host, gone)| !gone.waiting && (gone.back || owners.contains(*host))) {
             let key = subject::lease_key(&gone.region, host);
+            if gone.back {
+                // What became of the write that would have ended it is not known.
+                gone.waiting = true;
+                return Some(Step::ReadLease { host: host.clone(), key });
+            }
             let due = gone.due(takeover);
             let Some((lease, _)) = &gone.seen else {
                 gone.waiting = true;
@@ -187,6 +214,7 @@ impl Leases {
                 Lease::Missing => (gone.revoked(host), Revision(0)),
                 Lease::Nonsense(revision) => (gone.revoked(host), *revision),
             };
+            gone.ending = true;
             return Some(Step::RevokeLease { host: host.clone(), key, expected, value: wire::encode(&record) });
         }
         None
@@ -201,6 +229,10 @@ impl Leases {
 }
 
 impl Gone {
+    fn new(region: Region, incarnation: Incarnation) -> Self {
+        Self { region, incarnation, seen: None, confirmed: false, waiting: false, ending: false, back: false }
+    }
+
     /// When something is to be done about it.
     fn due(&self, takeover: Millis) -> Millis {
         let since = self.seen.as_ref().and_then(|(_, since)| *since);
@@ -210,5 +242,69 @@ impl Gone {
     /// A lease that has ended, in place of one of which nothing is known.
     fn revoked(&self, host: &HostId) -> LeaseRecord {
         LeaseRecord { host: host.clone(), incarnation: self.incarnation.clone(), number: 0, revoked: true }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::id::HostName;
+    use crate::inventory::tests::host_id;
+    use crate::wire::verdict::Evidence;
+
+    const NOW: Millis = 100_000;
+
+    fn verdict(standing: Standing) -> Verdict {
+        Verdict {
+            host: host_id(0),
+            name: HostName::new("NEDGE01").unwrap(),
+            region: Region::new("local").unwrap(),
+            incarnation: Incarnation::new("02").unwrap(),
+            standing,
+            evidence: Evidence::Silent,
+            reason: String::new(),
+            lease_ended: false,
+            flaps: 0,
+            at_ms: 0,
+            by: String::new(),
+        }
+    }
+
+    fn record(revoked: bool) -> Vec<u8> {
+        wire::encode(&LeaseRecord { host: host_id(0), incarnation: Incarnation::new("02").unwrap(), number: 1, revoked })
+    }
+
+    /// The write that ends the lease is under way, and the host is back.
+    fn ending() -> Leases {
+        let mut leases = Leases { owners: BTreeSet::from([host_id(0)]), ..Leases::default() };
+        leases.handle_verdict(&verdict(Standing::Dead));
+        assert!(matches!(leases.poll(TimingProfile::Test, 0), Some(Step::ReadLease { .. })));
+        leases.handle_lease(&host_id(0), Some((&record(false), Revision(7))), 0);
+        assert!(matches!(leases.poll(TimingProfile::Test, NOW), Some(Step::ReadLease { .. })));
+        leases.handle_lease(&host_id(0), Some((&record(false), Revision(7))), NOW);
+        assert!(matches!(leases.poll(TimingProfile::Test, NOW), Some(Step::RevokeLease { .. })));
+        leases.handle_verdict(&verdict(Standing::Returned));
+        leases
+    }
+
+    #[test]
+    fn what_was_ended_while_the_host_came_back_is_said() {
+        let incarnation = Incarnation::new("02").unwrap();
+        assert_eq!(ending().handle_revoked(&host_id(0)), Some(incarnation.clone()));
+        let mut renewed = ending();
+        renewed.handle_renewed(&host_id(0));
+        assert_eq!(renewed.poll(TimingProfile::Test, NOW), None, "it lives");
+        let check = |found: Option<bool>, expected: Option<&Incarnation>| {
+            let mut unknown = ending();
+            unknown.handle_failure();
+            assert!(matches!(unknown.poll(TimingProfile::Test, NOW), Some(Step::ReadLease { .. })));
+            let value = found.map(record);
+            let told = unknown.handle_lease(&host_id(0), value.as_deref().map(|value| (value, Revision(8))), NOW);
+            assert_eq!(told.as_ref(), expected, "{found:?}");
+            assert_eq!(unknown.poll(TimingProfile::Test, NOW), None);
+        };
+        check(Some(true), Some(&incarnation));
+        check(Some(false), None);
+        check(None, None);
     }
 }
