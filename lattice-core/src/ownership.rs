@@ -143,6 +143,13 @@ impl Owner {
         })
     }
 
+    /// Slots of `actor` that were lost and will not run here for the plan that gave them, with that plan.
+    pub fn lost<'a>(&'a self, actor: &'a ActorId) -> impl Iterator<Item = (u32, Generation)> + 'a {
+        let lost = |slot: &Slot| slot.state == State::Lost && !slot.given.release;
+        let of_actor = self.slots.iter().filter(move |(id, slot)| id.actor == *actor && lost(slot));
+        of_actor.map(|(id, slot)| (id.slot, slot.given.term))
+    }
+
     /// The fence of a slot, if it runs here.
     pub fn epoch(&self, id: &SlotId) -> Option<u64> {
         match self.slots.get(id)?.state {

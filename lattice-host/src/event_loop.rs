@@ -447,6 +447,7 @@ impl EventLoop {
         report.lease_rev = self.lease.sequence();
         for (actor, component) in &mut report.components {
             component.slots = self.claims.owned(actor).collect();
+            component.lost = self.claims.lost(actor).collect();
         }
         // What was said to be applied must be there after a crash, too.
         report.applied_generation = report.applied_generation.min(self.kept_generation);

@@ -117,6 +117,7 @@ impl Reporter {
                 memory_peak_mb: u32::try_from(status.memory_peak_bytes().div_ceil(MIB)).unwrap_or(u32::MAX),
                 link_errors: status.link_errors(),
                 slots: BTreeMap::new(),
+                lost: BTreeMap::new(),
                 crashes: status.crashes(),
             };
             reports.insert(id.clone(), report);

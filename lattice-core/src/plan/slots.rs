@@ -5,7 +5,7 @@
 //! **Invariants.** A slot has at most one owner. A host keeps its slots with their terms; a slot that is given anew has the
 //! number of that plan as its term, so that terms never fall. A fenced slot moves within one plan: its store refuses the
 //! host that had it. A strict slot is given to another host only when its host has said that it does not run it any more, or
-//! when the lease of that host has ended.
+//! when the lease of that host has ended. A slot that its host says it has lost is given anew, with a new term.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -142,6 +142,11 @@ impl Slots {
         let (mut kept, mut known) = (0, false);
         for (slot, had) in self.had.iter_mut().filter(|(_, had)| had.host == *host) {
             known = true;
+            if matches!(stay, Stay::Here(_)) && *slot < self.count && world.has_lost(actor, host, *slot, had.given.term) {
+                // It is nobody's until it is given anew.
+                had.now = Now::Free;
+                continue;
+            }
             had.now = match self.class {
                 Class::Strict if *slot >= self.count => strict(actor, *slot, had, Stay::Dropped, false, world),
                 Class::Strict => strict(actor, *slot, had, stay, kept < stays, world),

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::standing::{Fate, Standings};
 use super::{Input, PlanState, Settings};
 use crate::desired::Desired;
-use crate::id::{ActorId, HostId, LatticeName, ProviderId};
+use crate::id::{ActorId, Generation, HostId, LatticeName, ProviderId};
 use crate::inventory::Inventory;
 use crate::liveness::FailoverSettings;
 use crate::needs::Class;
@@ -97,6 +97,12 @@ impl<'a> World<'a> {
         let (Some(report), Some(assignment)) = (self.inventory.hosts.get(host), self.parent.assignments.get(host)) else { return false };
         let runs = report.components.get(actor).is_some_and(|component| component.slots.contains_key(&slot));
         report.applied_generation >= assignment.generation && !runs
+    }
+
+    /// Whether a host says that it lost a slot which the plan of this term gave it.
+    pub(super) fn has_lost(&self, actor: &ActorId, host: &HostId, slot: u32, term: Generation) -> bool {
+        let component = self.inventory.hosts.get(host).and_then(|report| report.components.get(actor));
+        component.is_some_and(|component| component.lost.get(&slot) == Some(&term))
     }
 
     /// Whether a host that the operator takes for gone is heard, so that it does what its assignment says.

@@ -36,7 +36,7 @@ struct Seen {
 #[derive(Debug)]
 pub(super) struct News {
     pub(super) report: HostReport,
-    /// The host, or this start of it, was not there before.
+    /// The host, or this start of it, was not there before, or it has lost what it was given.
     pub(super) joined: bool,
     /// Something changed that a plan could wait for.
     pub(super) material: bool,
@@ -61,12 +61,13 @@ impl Hosts {
                     return None;
                 }
                 let was_silent = !seen.is_fresh(now, fresh_for);
-                let material = differs(&seen.report, &report);
+                let (material, loses) = (differs(&seen.report, &report), loses(&seen.report, &report));
                 if restarted {
                     (seen.older, seen.older_at) = (0, 0);
                 }
                 (seen.report, seen.at) = (report.clone(), now);
-                News { report, joined: restarted || was_silent, material }
+                let joined = restarted || was_silent || loses;
+                News { report, joined, material }
             }
             None => {
                 self.seen.insert(report.id.clone(), Seen { report: report.clone(), at: now, older: 0, older_at: 0 });
@@ -138,6 +139,13 @@ impl Seen {
     fn is_fresh(&self, now: Millis, fresh_for: Millis) -> bool {
         now.saturating_sub(self.at) < fresh_for
     }
+}
+
+/// Whether a host has lost a slot since it reported last.
+fn loses(before: &HostReport, after: &HostReport) -> bool {
+    after.components.iter().filter(|(_, component)| !component.lost.is_empty()).any(|(actor, component)| {
+        before.components.get(actor).is_none_or(|known| component.lost.iter().any(|(slot, term)| known.lost.get(slot) != Some(term)))
+    })
 }
 
 /// Whether a report says something new that a plan could wait for: room, readiness, whether it takes work.

@@ -112,6 +112,9 @@ pub struct ComponentReport {
     /// Slots that it owns here, by the host's best knowledge, with their epochs.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub slots: BTreeMap<u32, SlotReport>,
+    /// Slots that the assignment gives to this host and that it will not run again for the plan (term) that gave them.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub lost: BTreeMap<u32, Generation>,
     /// Failures in a row that were its own (traps, limits), within the window in which they count; 0 after a success.
     #[serde(default)]
     pub crashes: u32,
@@ -132,6 +135,7 @@ impl ComponentReport {
             cpu_used: 0,
             memory_peak_mb: 0,
             slots: BTreeMap::new(),
+            lost: BTreeMap::new(),
             crashes: 0,
             link_errors: BTreeMap::new(),
         }

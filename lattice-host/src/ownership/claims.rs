@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use lattice_core::id::{ActorId, BucketName};
+use lattice_core::id::{ActorId, BucketName, Generation};
 use lattice_core::link::KindSettings;
 use lattice_core::needs::Class;
 use lattice_core::ownership::{Action, Owner, SlotId};
@@ -144,6 +144,11 @@ impl Claims {
     /// Slots of `actor` that run here.
     pub(crate) fn owned<'a>(&'a self, actor: &'a ActorId) -> impl Iterator<Item = (u32, SlotReport)> + 'a {
         self.owner.owned(actor)
+    }
+
+    /// Slots of `actor` that were lost, with the plan that gave them.
+    pub(crate) fn lost<'a>(&'a self, actor: &'a ActorId) -> impl Iterator<Item = (u32, Generation)> + 'a {
+        self.owner.lost(actor)
     }
 
     fn read(&self, slot: SlotId) {

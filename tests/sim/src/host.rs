@@ -500,6 +500,7 @@ impl Host {
         let component = |(id, state, digest, instances): (&ActorId, &_, &_, u32)| {
             let mut report = ComponentReport::new(lattice_core::id::Digest::clone(digest), Clone::clone(state), instances);
             report.slots = process.owner.owned(id).collect();
+            report.lost = process.owner.lost(id).collect();
             (id.clone(), report)
         };
         HostReport {
