@@ -203,3 +203,16 @@ fn strict_actors_do_not_make_room_and_fenced_ones_do() {
         assert_eq!((lattice.at("high").len() == 1, lattice.slots("a").is_empty()), (makes_room, makes_room), "{class:?}");
     }
 }
+
+#[test]
+fn a_slot_that_its_host_has_lost_is_given_anew() {
+    for class in [Class::Fenced, Class::Strict] {
+        let mut lattice = running(class);
+        let component = lattice.hosts[1].components.get_mut("a").unwrap();
+        component.slots.clear();
+        component.lost.insert(1, Generation(1));
+        lattice.plan();
+        assert_eq!(lattice.slots("a"), BTreeMap::from([(0, (0, 1)), (1, (1, 2)), (2, (2, 1))]), "{class:?}");
+        assert!(lattice.plan().is_empty(), "what was lost was that of the plan before");
+    }
+}
