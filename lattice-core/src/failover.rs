@@ -37,7 +37,7 @@ use crate::scheduler::Millis;
 use crate::timing::RESYNC_INTERVAL;
 use crate::wire::event::Event;
 use crate::wire::report::HostReport;
-use crate::wire::verdict::{Quarantine, Verdict, actor_key, host_key};
+use crate::wire::verdict::{Evidence, Quarantine, Standing, Verdict, actor_key, host_key};
 use crate::wire::{self, failover::Failover as Record};
 use history::History;
 use leases::Leases;
@@ -244,6 +244,7 @@ impl Failover {
         self.detector.handle_verdicts(&self.stored.verdicts, now);
         let hosts: Vec<HostId> = self.stored.verdicts.hosts.keys().cloned().collect();
         for host in hosts {
+            self.compare_orders(&host);
             self.note_verdict(&host, now);
         }
         let frozen: Vec<Region> = self.stored.freezes.values().filter(|freeze| freeze.frozen).map(|freeze| freeze.region.clone()).collect();
@@ -259,11 +260,21 @@ impl Failover {
         self.note_key(key, now);
     }
 
+    /// Another replica that judges by an order of the operator which is not known here, or no longer there, has newer desired
+    /// state or older: without a look the two would write over each other.
+    fn compare_orders(&mut self, host: &HostId) {
+        let Some(verdict) = self.stored.verdicts.hosts.get(host) else { return };
+        let ordered = verdict.standing == Standing::Dead && verdict.evidence == Evidence::Operator;
+        let known = self.stored.desired.nodes.get(host).and_then(|node| node.failed_over.as_ref()) == Some(&verdict.incarnation);
+        self.stored.desired_stale |= ordered != known;
+    }
+
     /// What follows from a key of the verdicts that is known now.
     fn note_key(&mut self, key: &str, now: Millis) {
         match key.split_once('.') {
             Some(("host", id)) => {
                 let Ok(host) = HostId::new(id) else { return };
+                self.compare_orders(&host);
                 self.detector.handle_verdict(&host, self.stored.verdicts.hosts.get(&host), now);
                 self.note_verdict(&host, now);
             }

@@ -391,7 +391,7 @@ fn what_the_operator_takes_for_gone_stays_so_although_it_is_heard() {
     world.detector.set_condemned(BTreeMap::new());
     let start = world.now;
     world.run(60 * SECOND);
-    assert_eq!(world.stored_since(start), ["0 B Returned heard", "10000 B Healthy heard"]);
+    assert_eq!(world.stored_since(start), ["0 B Returned heard", "3000 B Healthy heard"]);
 }
 
 #[test]

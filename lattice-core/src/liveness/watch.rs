@@ -375,11 +375,11 @@ impl Watch {
         }
     }
 
-    /// How often it came back, once it has; leaving on purpose does not count.
+    /// How often it came back, once it has; leaving on purpose does not count, nor what the operator took back.
     fn flaps_after(&self, stored: &Stored, now: Millis) -> u32 {
         let lately = self.returned.is_some_and(|at| now.saturating_sub(at) < FLAP_WINDOW_MS);
         let before = if lately { stored.flaps } else { 0 };
-        if stored.evidence == Evidence::Left { before } else { before.saturating_add(1) }
+        if matches!(stored.evidence, Evidence::Left | Evidence::Operator) { before } else { before.saturating_add(1) }
     }
 
     /// `wanted` in full.
