@@ -27,8 +27,8 @@ struct Client {
 
 /// The server goes itself, which says nothing about its clients.
 const SERVER_SHUTDOWN: &str = "Server Shutdown";
-/// The client's side was closed in order, by itself or by its kernel.
-const CLIENT_CLOSED: &str = "Client Closed";
+/// The client's side closed or reset the connection, by itself or by its kernel: one that dies with unread data resets it.
+const ITS_SIDE_CLOSED: [&str; 3] = ["Client Closed", "Read Error", "Write Error"];
 
 impl Failover {
     /// A message of any kind that the replica hears; `wall_ms` is for people. What makes no sense is counted and changes
@@ -95,7 +95,7 @@ impl Failover {
         let Some((host, incarnation)) = subject::host_of_connection(&disconnect.client.name) else { return };
         let cut = match disconnect.reason.as_str() {
             SERVER_SHUTDOWN => return,
-            CLIENT_CLOSED => Cut::ProcessGone,
+            reason if ITS_SIDE_CLOSED.contains(&reason) => Cut::ProcessGone,
             _ => Cut::LinkDown,
         };
         if self.detector.handle_disconnect(&host, &incarnation, cut, now) && self.outbox.len() < MAX_OUTBOX {

@@ -81,18 +81,31 @@ impl Drop for HostProcess {
     }
 }
 
-/// Sends a signal to a process of the test's own lattice.
+/// Sends a signal to a process of the test's own lattice. One that it stops stands still when this returns.
 pub fn signal(pid: i32, signal: Signal) {
-    let pid = rustix::process::Pid::from_raw(pid).expect("a pid above 0");
-    rustix::process::kill_process(pid, signal).expect("the process is there");
+    let known = rustix::process::Pid::from_raw(pid).expect("a pid above 0");
+    rustix::process::kill_process(known, signal).expect("the process is there");
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(10);
+    while signal == Signal::STOP && !stands_still(pid) {
+        assert!(std::time::Instant::now() < deadline, "process {pid} does not stand still");
+        std::thread::yield_now();
+    }
+}
+
+/// Whether every thread of a process is stopped.
+fn stands_still(pid: i32) -> bool {
+    states(pid).iter().all(|state| state.starts_with('T'))
+}
+
+fn states(pid: i32) -> Vec<String> {
+    let threads = std::fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
+    threads.filter_map(|thread| status_line(&thread.path(), "State")).collect()
 }
 
 /// Whether a process runs, or any thread of it that may still hold its files; one that has ended and was not waited for
 /// does not.
 pub fn is_alive(pid: i32) -> bool {
-    let threads = std::fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
-    let states = threads.filter_map(|thread| status_line(&thread.path(), "State"));
-    states.into_iter().any(|state| !state.starts_with('Z') && !state.starts_with('X'))
+    states(pid).into_iter().any(|state| !state.starts_with('Z') && !state.starts_with('X'))
 }
 
 /// Memory that a process has now, in MiB.

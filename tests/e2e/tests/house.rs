@@ -31,6 +31,8 @@ const MAY_USE: [(&str, &[&str]); 15] = [
     ("lattice-bench", &["lattice-core", "lattice-nats", "lattice-host", "provider-api", "provider-kv-memory", "provider-kv-nats"]),
     ("edge-processor", &["lattice-core"]),
     ("scheduler", &["lattice-core"]),
+    ("failover", &["lattice-core"]),
+    ("sim", &["lattice-core"]),
     ("programs", &["lattice-core"]),
     ("e2e", &["lattice-core", "lattice-nats"]),
     ("chaos", &["lattice-core", "lattice-nats", "e2e"]),
@@ -41,8 +43,8 @@ const ONLY_IN: [(&str, &[&str]); 6] = [
     ("wasmtime", &["lattice-host", "lattice-bench"]),
     ("clap", &["lattice-host", "lattice-ctl", "lattice-bench", "chaos"]),
     ("async-nats", &["lattice-nats", "provider-kv-nats", "provider-messaging-nats", "lattice-host", "lattice-bench", "e2e", "chaos"]),
-    ("wit-bindgen", &["edge-processor", "scheduler", "programs"]),
-    ("wasmcloud-component", &["edge-processor", "scheduler"]),
+    ("wit-bindgen", &["edge-processor", "scheduler", "failover", "programs"]),
+    ("wasmcloud-component", &["edge-processor", "scheduler", "failover"]),
     ("hyper", &["provider-http-server", "lattice-host", "lattice-bench"]),
 ];
 
