@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;
 
-use lattice_core::failover::{self, Failover, WAIT_AT_MOST_MS};
+use lattice_core::failover::{self, Failover};
 use lattice_core::id::{ActorId, HostId, HostName, Revision};
 use lattice_core::plan::KeyChange;
 use lattice_core::scheduler::{self, Scheduler};
@@ -213,6 +213,9 @@ impl Host {
             }
             if replica.sleeps.take().is_some() {
                 replica.steps = MAX_STEPS;
+                if let Machine::Failover(machine) = &mut replica.machine {
+                    machine.handle_waited();
+                }
             }
             if replica.steps > 0 {
                 replica.steps -= 1;
@@ -247,7 +250,7 @@ impl Host {
         let clock = self.clock;
         let Some(replica) = self.replica(actor) else { return false };
         let Machine::Failover(machine) = &mut replica.machine else { return false };
-        let Some(after) = machine.poll_timeout(now).filter(|after| (1..=WAIT_AT_MOST_MS).contains(after)) else { return false };
+        let Some(after) = machine.poll_wait(now) else { return false };
         replica.sleeps = Some(now + after);
         let (start, until) = (replica.start, std::time::Duration::from_millis(replica.began + now + after));
         env.at(clock.when(until), Event::Host(self.ix, self.boot, HostEvent::Actor(actor.clone(), start)));
