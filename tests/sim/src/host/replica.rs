@@ -27,7 +27,7 @@ const MAX_QUEUE: usize = 512;
 /// Attempts to store a batch of which nothing is heard.
 const ATTEMPTS: u32 = 4;
 /// Heartbeats of one host that are kept to check verdicts by.
-const MAX_BEATS: usize = 8;
+const MAX_BEATS: usize = 64;
 /// An observer that heard nothing at all for so long was cut off itself.
 const OWN_GAP: Millis = 4_000;
 /// Whoever was heard within this time is heard, by the clock of who judges: two heartbeats and a bit.
