@@ -74,7 +74,6 @@ impl Faults {
 
 macro_rules! questions {
     ($($name:ident => $fault:ident),* $(,)?) => {
-        #[expect(clippy::unused_self, reason = "without the feature the answer is a constant")]
         #[cfg(not(feature = "faults"))]
         impl Faults {
             $(pub(crate) const fn $name(self) -> bool { false })*

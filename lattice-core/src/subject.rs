@@ -293,6 +293,11 @@ pub fn desired_changes(lattice: &LatticeName) -> String {
     format!("lat.{lattice}.changed.desired.>")
 }
 
+/// `lat.<L>.changed.desired.component.*`: committed actors of desired state.
+pub fn component_changes(lattice: &LatticeName) -> String {
+    format!("lat.{lattice}.changed.desired.component.*")
+}
+
 /// `lat.<L>.call.<actor>`: a call to an actor from the command line.
 pub fn call(lattice: &LatticeName, actor: &ActorId) -> String {
     format!("lat.{lattice}.call.{actor}")

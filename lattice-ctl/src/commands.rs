@@ -78,7 +78,7 @@ impl Command {
     /// Does it.
     pub(crate) async fn run(self, output: &Output) -> Outcome {
         match self {
-            Self::Up(verb) => verb.run(output).await,
+            Self::Up(verb) => Box::pin(verb.run(output)).await,
             Self::Down(verb) => verb.run(output).await,
             Self::Doctor(verb) => verb.run(output).await,
             Self::Get(verb) => verb.run(output).await,
@@ -87,9 +87,9 @@ impl Command {
             Self::Scale(verb) => verb.run(output).await,
             Self::Schedule(verb) => verb.run(output).await,
             Self::Node(verb) => verb.run(output).await,
-            Self::Failover(verb) => verb.run(output).await,
+            Self::Failover(verb) => Box::pin(verb.run(output)).await,
             Self::Wait(verb) => verb.run(output).await,
-            Self::Link(verb) => verb.run(output).await,
+            Self::Link(verb) => Box::pin(verb.run(output)).await,
             Self::Config(verb) => verb.run(output).await,
             Self::Call(verb) => verb.run(output).await,
             Self::Pub(verb) => verb.run(output).await,
@@ -102,7 +102,7 @@ impl Command {
             Self::Ctx(verb) => verb.run(output),
             Self::Completions(verb) => verb.run(output),
             Self::Version(verb) => verb.run(output),
-            Self::Supervise(verb) => verb.run(output).await,
+            Self::Supervise(verb) => Box::pin(verb.run(output)).await,
         }
     }
 }

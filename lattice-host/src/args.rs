@@ -52,6 +52,10 @@ pub struct Args {
     /// Memory that this host offers, in MiB [default: all that the machine has].
     #[arg(long, env = "LATTICE_MEMORY_CAPACITY", value_name = "MIB", value_parser = clap::value_parser!(u32).range(1..))]
     pub memory_capacity: Option<u32>,
+    /// Actors of other hosts whose code is kept compiled here, so that a take-over need not wait for it; 0 keeps none
+    /// [default: 64].
+    #[arg(long, env = "LATTICE_PREFETCH", value_name = "N", value_parser = clap::value_parser!(u32).range(0..=1024))]
+    pub prefetch: Option<u32>,
     /// How long work may finish when the host stops, in seconds [default: 10].
     #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u32).range(0..=3600))]
     pub drain_seconds: Option<u32>,

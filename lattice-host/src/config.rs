@@ -25,6 +25,8 @@ const NAMELESS: &str = "host";
 const DEFAULT_REGION: &str = "local";
 /// The label that names the region.
 pub const REGION_LABEL: &str = "region";
+/// Actors of other hosts whose code is kept compiled: all of a small lattice, a part of a large one.
+const DEFAULT_PREFETCH: u32 = 64;
 /// Instances of all actors together, unless said otherwise: address space, not memory.
 const DEFAULT_MAX_INSTANCES: u32 = 256;
 /// Largest memory of one instance in MiB, unless said otherwise.
@@ -69,6 +71,9 @@ pub struct Saved {
     /// Memory to offer in MiB.
     #[serde(default)]
     pub memory_capacity: Option<u32>,
+    /// Actors of other hosts whose code is kept compiled.
+    #[serde(default)]
+    pub prefetch: Option<u32>,
     /// Patience while draining in seconds.
     pub drain_seconds: Option<u32>,
 }
@@ -102,6 +107,8 @@ pub struct Config {
     pub cpu_capacity: Option<u32>,
     /// Memory to offer in MiB, if not all of the machine's.
     pub memory_capacity: Option<u32>,
+    /// Actors of other hosts whose code is kept compiled.
+    pub prefetch: u32,
     /// Patience with work that runs when the host stops.
     pub drain: Duration,
 }
@@ -188,6 +195,7 @@ impl Saved {
         self.host_memory_mb = args.host_memory_mb.or(self.host_memory_mb);
         self.cpu_capacity = args.cpu_capacity.or(self.cpu_capacity);
         self.memory_capacity = args.memory_capacity.or(self.memory_capacity);
+        self.prefetch = args.prefetch.or(self.prefetch);
         self.drain_seconds = args.drain_seconds.or(self.drain_seconds);
         Ok(self)
     }
@@ -239,6 +247,7 @@ impl Config {
             host_memory_mb: saved.host_memory_mb.or(saved.memory_capacity).unwrap_or_else(half_of_machine),
             cpu_capacity: saved.cpu_capacity,
             memory_capacity: saved.memory_capacity,
+            prefetch: saved.prefetch.unwrap_or(DEFAULT_PREFETCH),
             drain: saved.drain_seconds.map_or(DRAIN_DEADLINE, |seconds| Duration::from_secs(u64::from(seconds))),
         })
     }

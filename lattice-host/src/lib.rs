@@ -3,6 +3,7 @@
 //! * [`args`], [`config`], [`identity`]: what the host is, complete before anything opens.
 //! * [`node`]: puts everything together. `event_loop` is the one task that decides, with `lattice_core::agent`; `executor`
 //!   and one `keeper` per actor carry it out; `delivery`, `http`, `calls` bring work in.
+//! * `ownership`: leases, claims, and effects that are stored as one; `supervision`: actors that fail again and again rest.
 //! * [`runtime`] runs components, [`capability`] is what they can call, [`compile`] the limited child that compiles.
 //!
 //! **Invariants.** One task owns the agent; tasks talk through bounded channels and "newest counts" cells; the event loop
@@ -35,6 +36,7 @@ mod lazy_bucket;
 mod logs;
 mod metrics;
 mod ownership;
+mod prefetch;
 mod providers;
 mod reason;
 mod recorder;

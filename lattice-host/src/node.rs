@@ -42,6 +42,7 @@ use crate::logs::LogRing;
 use crate::metrics::Metrics;
 use crate::ownership::claims::Claims;
 use crate::ownership::lease::Leaseholder;
+use crate::prefetch::{self, Shelf};
 use crate::providers::Providers;
 use crate::reason;
 use crate::recorder::{self, Origin, Recorder};
@@ -111,7 +112,7 @@ impl Node {
             admin::start(address, metrics.clone(), health.clone()).await?;
         }
         let around = Surroundings {
-            runtime,
+            runtime: runtime.clone(),
             lattice: lattice.clone(),
             host: config.name.clone(),
             dead_letters: DeadLetters {
@@ -132,6 +133,8 @@ impl Node {
         tokio::spawn(
             requests::run(lattice.clone(), origin.host.clone(), config.name.clone(), logs, events.clone()).inspect(log_end("requests")),
         );
+        let shelf = Shelf { host: origin.host.clone(), labels: config.labels.clone(), limit: config.prefetch };
+        tokio::spawn(prefetch::run(lattice.clone(), runtime, shelf).inspect(log_end("changes of actors")));
         let (measured, round_trips) = watch::channel(BTreeMap::new());
         tokio::spawn(round_trip::run(lattice.clone(), origin.clone(), measured).inspect(log_end("round trips")));
 

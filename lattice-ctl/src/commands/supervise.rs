@@ -40,7 +40,7 @@ impl Supervise {
             tracing::debug!("no session of its own: {error}");
         }
         let settings = read_settings()?;
-        let ended = supervisor::supervise(settings, output, |state| tell(&Started::Ready(state.clone()))).await;
+        let ended = Box::pin(supervisor::supervise(settings, output, |state| tell(&Started::Ready(state.clone())))).await;
         if let Err(CommandError::Problem(problem)) = &ended {
             tell(&Started::Failed(Problem::clone(problem)))?;
         }

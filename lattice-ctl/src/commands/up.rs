@@ -169,7 +169,7 @@ impl Up {
             output.note("Ctrl-C stops it");
             Ok(())
         };
-        supervisor::supervise(settings, output, ready).await
+        Box::pin(supervisor::supervise(settings, output, ready)).await
     }
 
     /// Everything that is needed, found and checked before anything is started.

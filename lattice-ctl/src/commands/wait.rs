@@ -237,7 +237,9 @@ fn healthy(name: &str, host: &HostId, view: &View) -> Progress {
     match standing::health(report, view) {
         Health::Healthy if standing::has_applied(report, view) => Progress::Done,
         Health::Healthy => Progress::Missing(format!("{name} has not applied its part of the plan yet"), Vec::new()),
-        health => Progress::Missing(format!("{name} is {}", health.as_str()), verdict().into_iter().collect()),
+        health @ (Health::Degraded | Health::Unhealthy) => {
+            Progress::Missing(format!("{name} is {}", health.as_str()), verdict().into_iter().collect())
+        }
     }
 }
 

@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::process::{Child, Command};
-use tokio::sync::Semaphore;
+use tokio::sync::futures::Notified;
+use tokio::sync::{Notify, Semaphore, SemaphorePermit};
 
 use crate::compile::{EXIT_FAILED, EXIT_INVALID, Job};
 
@@ -128,16 +129,32 @@ pub(crate) struct Compiler {
     limits: CompileLimits,
     /// Two bombs at once would need twice the memory.
     turn: Semaphore,
+    /// Told when somebody waits for a turn.
+    wanted: Notify,
 }
 
 impl Compiler {
     pub(crate) fn new(limits: CompileLimits) -> Self {
-        Self { limits, turn: Semaphore::new(1) }
+        Self { limits, turn: Semaphore::new(1), wanted: Notify::new() }
     }
 
     /// Waits until no other component is compiled, then hands out the turn. Never closed, so it always comes.
-    pub(crate) async fn turn(&self) -> Option<tokio::sync::SemaphorePermit<'_>> {
+    pub(crate) async fn turn(&self) -> Option<SemaphorePermit<'_>> {
+        if let Ok(turn) = self.turn.try_acquire() {
+            return Some(turn);
+        }
+        self.wanted.notify_waiters();
         self.turn.acquire().await.ok()
+    }
+
+    /// The turn, if nobody else has it, for work that gives it back as soon as [`Compiler::wanted`] ends.
+    pub(crate) fn spare_turn(&self) -> Option<SemaphorePermit<'_>> {
+        self.turn.try_acquire().ok()
+    }
+
+    /// Ends when somebody waits for a turn, from when it is enabled on.
+    pub(crate) fn wanted(&self) -> Notified<'_> {
+        self.wanted.notified()
     }
 
     /// Compiles `wasm` into the file `output`. Dropping the future kills the child.

@@ -88,6 +88,15 @@ pub struct RuntimeConfig {
     pub thread_clock: bool,
 }
 
+/// How preparing code ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Prepared {
+    /// Its compiled form is in the cache.
+    Done,
+    /// Something more urgent came first; try again.
+    Later,
+}
+
 /// The engine of a host and all that actors share.
 #[derive(Clone)]
 pub struct Runtime {
@@ -167,6 +176,39 @@ impl Runtime {
     {
         // Boxed: a fetch is large, and this is no hot path.
         Box::pin(self.find_or_compile(digest, fetch))
+    }
+
+    /// Compiles code into the cache ahead of need: while nobody else compiles, and only until somebody has to.
+    ///
+    /// # Errors
+    /// As for [`Runtime::load`].
+    pub async fn prepare<E>(&self, digest: &Digest, fetch: impl Future<Output = Result<Bytes, E>> + Send) -> Result<Prepared, LoadError>
+    where
+        E: std::error::Error + Send + Sync + 'static,
+    {
+        let loading = self.loading(digest);
+        // Whoever has it loads the same in earnest.
+        let Ok(_alone) = loading.try_lock() else { return Ok(Prepared::Later) };
+        if self.image_in_memory(digest).is_some() || self.cached(digest).await?.is_some() {
+            return Ok(Prepared::Done);
+        }
+        if let Some(error) = self.shared.cache.failure(digest) {
+            return Err(LoadError::Compile(error));
+        }
+        let wasm = fetch.await.map_err(|error| LoadError::Fetch { digest: digest.clone(), source: Box::new(error) })?;
+        check_source(digest, &wasm)?;
+        let wanted = self.shared.compiler.wanted();
+        tokio::pin!(wanted);
+        wanted.as_mut().enable();
+        let Some(_turn) = self.shared.compiler.spare_turn() else { return Ok(Prepared::Later) };
+        tokio::select! {
+            biased;
+            () = wanted => {
+                self.shared.cache.discard(digest);
+                Ok(Prepared::Later)
+            }
+            compiled = self.compile(digest, &wasm) => compiled.map(|_component| Prepared::Done),
+        }
     }
 
     /// Linear memory of all instances in bytes.

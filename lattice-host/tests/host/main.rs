@@ -8,6 +8,7 @@
     reason = "tests fail loudly"
 )]
 
+mod ahead;
 mod durable;
 mod lifecycle;
 mod links;

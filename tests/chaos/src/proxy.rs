@@ -197,7 +197,7 @@ async fn deliver(
         }
         let link = *conditions.borrow();
         number += 1;
-        if way == Way::Down && link.garble_every > 0 && number % link.garble_every == 0 {
+        if way == Way::Down && link.garble_every > 0 && number.is_multiple_of(link.garble_every) {
             let middle = bytes.len() / 2;
             bytes[middle] ^= 0x55;
         }

@@ -52,8 +52,8 @@ impl Outlook {
         let mut outlook = Self::between(view, host, &after, downtime_ms);
         for moved in &mut outlook.moves {
             let chosen = plan.choices.get(&moved.actor).into_iter().flatten();
-            let reason = chosen.filter(|choice| view.inventory.name_of(&choice.host) == moved.to).map(|choice| choice.reason.clone());
-            moved.reason = reason.last().unwrap_or_default();
+            let mut reason = chosen.filter(|choice| view.inventory.name_of(&choice.host) == moved.to).map(|choice| choice.reason.clone());
+            moved.reason = reason.next_back().unwrap_or_default();
         }
         for (actor, reasons) in &mut outlook.left_behind {
             reasons.extend(plan.troubles.get(actor).into_iter().flat_map(|trouble| trouble.problem(actor).causes));

@@ -132,7 +132,7 @@ impl Host {
             .verdict
             .filter(|standing| *standing != Standing::Healthy && !self.stopped)
             .map(|standing| standing.as_str().to_lowercase());
-        let words = words.into_iter().filter_map(|(so, word)| so.then(|| word.to_owned()));
+        let words = words.into_iter().filter(|(so, _)| *so).map(|(_, word)| word.to_owned());
         let words: Vec<String> = words.chain(verdict).collect();
         let state =
             if words.is_empty() { self.state.as_str().to_owned() } else { format!("{} ({})", self.state.as_str(), words.join(", ")) };

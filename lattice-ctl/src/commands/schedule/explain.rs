@@ -76,7 +76,7 @@ impl Planned {
             };
             slots.extend(ownership.slots.iter().map(slot));
         }
-        slots.sort_by(|a, b| (a.slot, a.term).cmp(&(b.slot, b.term)));
+        slots.sort_by_key(|slot| (slot.slot, slot.term));
         found.map(|(class, of)| Self { class, of, slots })
     }
 
