@@ -1,6 +1,6 @@
 //! Seeded bugs, to test the tests: the simulator must find every one of them.
 //!
-//! [`Fault`] exists only with the cargo feature `faults`, which the simulator alone asks for; no program of this workspace
+//! `Fault` exists only with the cargo feature `faults`, which the simulator alone asks for; no program of this workspace
 //! can switch one on. Without it every question below is answered by a constant.
 
 /// One wrong decision that can be switched on.

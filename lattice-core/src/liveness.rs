@@ -6,7 +6,7 @@
 //! **Invariants.** A host that is heard is never taken for gone, whatever came before, unless the operator says so. An
 //! observer that heard nothing at all judges nobody: after such a gap, and at the start, every host has a whole window to be
 //! heard. Evidence is about one incarnation; of a host only its newest counts. Many hosts that seem to be gone at once are
-//! rather an error of ours: [`brakes`] hold verdicts back. A heartbeat costs the logarithm of the number of hosts.
+//! rather an error of ours: brakes hold verdicts back. A heartbeat costs the logarithm of the number of hosts.
 //!
 //! * `detector`: the detector
 //! * `watch`: what is known of one host, and what follows from it

@@ -1,6 +1,6 @@
 //! The stream of events, read back: what happened lately, and what happens from then on.
 //!
-//! **Bounds.** A page reads at most [`SCAN`] positions of the stream and keeps the newest that were asked for. Going on from
+//! **Bounds.** A page reads at most `SCAN` positions of the stream and keeps the newest that were asked for. Going on from
 //! the position that a page ends with misses nothing and repeats nothing.
 
 use std::collections::{BTreeSet, VecDeque};
