@@ -152,7 +152,12 @@ impl Digest {
     /// The digest of `bytes`.
     pub fn of(bytes: &[u8]) -> Self {
         use sha2::Digest as _;
-        Self(format!("sha256:{}", hex(&sha2::Sha256::digest(bytes))))
+        Self::from_sha256(&sha2::Sha256::digest(bytes))
+    }
+
+    /// The digest whose 32 bytes were computed elsewhere.
+    pub(crate) fn from_sha256(bytes: &[u8]) -> Self {
+        Self(format!("sha256:{}", hex(bytes)))
     }
 
     /// The 64 hex digits.

@@ -11,6 +11,7 @@
 
 pub mod admission;
 pub mod agent;
+pub mod claims;
 pub mod contract;
 pub mod desired;
 pub mod error;
@@ -27,9 +28,11 @@ pub mod needs;
 pub mod ownership;
 pub mod placement;
 pub mod plan;
+pub mod policy;
 pub mod scheduler;
 pub mod sensor;
 pub mod subject;
 pub mod system;
 pub mod timing;
+pub mod trust;
 pub mod wire;

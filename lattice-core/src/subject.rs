@@ -8,7 +8,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use crate::id::{ActorId, BucketName, HostId, InvalidName, LatticeName, LinkName, ProviderId, Region};
+use crate::id::{ActorId, BucketName, ConfigName, HostId, InvalidName, LatticeName, LinkName, ProviderId, Region};
 pub use failover::*;
 
 /// Longest subject in bytes that we build or accept; nats-server's default line limit is 4096.
@@ -475,6 +475,31 @@ pub fn desired_republish(lattice: &LatticeName) -> (String, String) {
 /// Where the server republishes committed assignments: source and destination of the stream's setting.
 pub fn plan_republish(lattice: &LatticeName) -> (String, String) {
     (format!("$KV.{}.host.*", plan_bucket(lattice)), format!("lat.{lattice}.planned.{{{{wildcard(1)}}}}"))
+}
+
+/// Bucket of signed policies.
+pub fn policy_bucket(lattice: &LatticeName) -> String {
+    format!("LAT_{lattice}_POLICY")
+}
+
+/// `lat.<L>.changed.policy.>`: keys of committed policies (published by the server after the commit).
+pub fn policy_changes(lattice: &LatticeName) -> String {
+    format!("lat.{lattice}.changed.policy.>")
+}
+
+/// Where the server republishes committed policies: source and destination of the stream's setting.
+pub fn policy_republish(lattice: &LatticeName) -> (String, String) {
+    (format!("$KV.{}.>", policy_bucket(lattice)), policy_changes(lattice))
+}
+
+/// Key of a policy.
+pub fn policy_key(policy: &ConfigName) -> String {
+    format!("policy.{policy}")
+}
+
+/// The policy that a key is about.
+pub fn policy_of_key(key: &str) -> Option<ConfigName> {
+    ConfigName::new(key.strip_prefix("policy.")?).ok()
 }
 
 /// Key of the plan's head.
