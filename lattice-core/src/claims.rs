@@ -386,7 +386,9 @@ impl Refused {
                 format!("set the host's clock, or sign it again: {command}")
             }
             Self::Older { .. } => {
-                format!("run the newer one, sign this one as newer: {command}; or let it in by policy: lattice-ctl policy put … --allow-older")
+                format!(
+                    "run the newer one, sign this one as newer: {command}; or let it in by policy: lattice-ctl policy put … --allow-older"
+                )
             }
             Self::Unsigned { .. }
             | Self::Sections(_)

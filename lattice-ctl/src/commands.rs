@@ -1,6 +1,7 @@
 //! The verbs, one file each; a file's doc comment is the verb's help text.
 
 mod call;
+mod claim;
 mod completions;
 mod config;
 mod ctx;
@@ -15,9 +16,11 @@ mod link;
 mod logs;
 mod needs;
 mod node;
+mod policy;
 mod publish;
 mod scale;
 mod schedule;
+mod signing;
 mod start;
 mod stop;
 mod stream;
@@ -66,6 +69,10 @@ pub(crate) enum Command {
     Stream(stream::StreamVerb),
     #[command(subcommand, alias = "key")]
     Keys(keys::Keys),
+    #[command(subcommand, alias = "claims")]
+    Claim(claim::Claim),
+    #[command(subcommand, alias = "policies")]
+    Policy(policy::Policy),
     #[command(subcommand)]
     Ctx(ctx::Ctx),
     Completions(completions::Completions),
@@ -99,6 +106,8 @@ impl Command {
             Self::Events(verb) => verb.run(output).await,
             Self::Stream(verb) => verb.run(output).await,
             Self::Keys(verb) => verb.run(output),
+            Self::Claim(verb) => verb.run(output),
+            Self::Policy(verb) => verb.run(output).await,
             Self::Ctx(verb) => verb.run(output),
             Self::Completions(verb) => verb.run(output),
             Self::Version(verb) => verb.run(output),

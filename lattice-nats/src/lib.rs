@@ -18,6 +18,7 @@ pub mod error;
 pub mod events;
 pub mod fenced;
 pub mod lattice;
+pub mod policies;
 pub mod server;
 pub mod streams;
 

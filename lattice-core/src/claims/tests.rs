@@ -358,7 +358,11 @@ fn claims_that_make_no_sense() {
         ("[".repeat(100), "nested deeper"),
     ] {
         let mut component = signing.code.clone();
-        append(&mut component, CLAIM_SECTION, &seal(&signing.by, &sign(&signing.by, &signed_bytes(Purpose::Claim, body.as_bytes())), body.as_bytes()));
+        append(
+            &mut component,
+            CLAIM_SECTION,
+            &seal(&signing.by, &sign(&signing.by, &signed_bytes(Purpose::Claim, body.as_bytes())), body.as_bytes()),
+        );
         let found = Host::new().asks(&Carried::read(&component).unwrap()).unwrap_err().to_string();
         assert!(found.contains(part), "{found} ~ {part}");
     }
@@ -383,7 +387,8 @@ fn every_cut_of_a_signed_file_is_refused() {
 #[test]
 fn problems_name_the_command() {
     let signing = Signing::version("1.2.0", 3, b"code");
-    let problem = |refused: Refused, carried: Option<&Carried>| refused.problem("file:///a b/x.wasm", carried, &BTreeSet::from([key('A', 'B')]));
+    let problem =
+        |refused: Refused, carried: Option<&Carried>| refused.problem("file:///a b/x.wasm", carried, &BTreeSet::from([key('A', 'B')]));
     let unsigned = problem(Refused::Unsigned { token_only: false }, None);
     assert_eq!((unsigned.code, unsigned.code.exit_code()), (ErrorCode::InvalidClaim, 6));
     assert_eq!(unsigned.message, "actor start failed: invalid claim: it is not signed");

@@ -318,12 +318,7 @@ impl Holding {
 }
 
 /// What the document says and its digest, once it is known who signed it and that it is meant for this lattice.
-fn open(
-    document: &[u8],
-    judge: &Judge<'_>,
-    revoked: &BTreeSet<PublicKey>,
-    crypto: &impl Verify,
-) -> Result<(Bundle, Digest), Refused> {
+fn open(document: &[u8], judge: &Judge<'_>, revoked: &BTreeSet<PublicKey>, crypto: &impl Verify) -> Result<(Bundle, Digest), Refused> {
     if document.len() > MAX_BUNDLE_BYTES {
         return Err(Refused::TooLarge { size: document.len() });
     }

@@ -155,7 +155,8 @@ fn used(contracts: &BTreeSet<Contract>, shape: Option<&ComponentShape>) -> BTree
 /// they are what it might, and a contract counts as denied only if all of it is.
 fn first_stop<'a>(force: &'a InForce, points: &BTreeSet<Point>, exact: bool) -> Option<(Point, &'a Denied)> {
     let denied = |point: Point| force.check(point).err().map(|why| (point, why));
-    let wholly = |point: Point| exact || points.iter().filter(|other| other.contract() == point.contract()).all(|point| denied(*point).is_some());
+    let wholly =
+        |point: Point| exact || points.iter().filter(|other| other.contract() == point.contract()).all(|point| denied(*point).is_some());
     let import = points.iter().filter(|point| !point.is_entrance() && wholly(**point)).find_map(|point| denied(*point));
     let mut entrances = points.iter().filter(|point| point.is_entrance()).peekable();
     let any = entrances.peek().is_some();

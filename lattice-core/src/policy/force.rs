@@ -135,27 +135,36 @@ impl InForce {
     /// What is in force on a host that holds `holding`.
     pub fn new(holding: &Holding, preset: Preset, time: Time) -> Self {
         let bundles: Vec<&Bundle> = holding.bundles().collect();
-        let lost = holding.lost().map(|why| Denied::Lost { why: why.to_owned() });
+        Self::of(&bundles, holding.lost(), preset, time)
+    }
+
+    /// What would be in force on a host that held these and no other: for the plan, which judges by what is stored and leaves
+    /// it to hosts to verify. A wrong document can misplace an actor, and never makes one run.
+    pub fn of_bundles<'a>(bundles: impl IntoIterator<Item = &'a Bundle>, preset: Preset, time: Time) -> Self {
+        let bundles: Vec<&Bundle> = bundles.into_iter().collect();
+        Self::of(&bundles, None, preset, time)
+    }
+
+    fn of(bundles: &[&Bundle], lost: Option<&str>, preset: Preset, time: Time) -> Self {
+        let lost = lost.map(|why| Denied::Lost { why: why.to_owned() });
         let table = match (&lost, bundles.is_empty()) {
             (Some(lost), _) => Point::ALL.map(|_| Some(lost.clone())),
             (None, true) => Point::ALL.map(|_| (preset == Preset::Deny).then_some(Denied::Preset)),
-            (None, false) => Point::ALL.map(|point| denial(&bundles, point)),
+            (None, false) => Point::ALL.map(|point| denial(bundles, point)),
         };
         let expired = bundles.iter().find(|bundle| time.is_past(bundle.expires));
         let expired = expired.map(|bundle| Denied::Expired { policy: Named::of(bundle), expires: bundle.expires });
         let preset_denies = (bundles.is_empty() && preset == Preset::Deny).then_some(Denied::Preset);
+        let restricts = |bundle: &&&Bundle| bundle.policy.network_restrictions.iter().any(|word| word == INTERNAL_ONLY);
         Self {
             table,
             memory_cap: bundles.iter().filter_map(|bundle| Some((bundle.policy.max_actor_memory_mb?, Named::of(bundle)))).min(),
-            internal_only: bundles
-                .iter()
-                .find(|bundle| bundle.policy.network_restrictions.iter().any(|word| word == INTERNAL_ONLY))
-                .map(|bundle| Named::of(bundle)),
+            internal_only: bundles.iter().find(restricts).map(|bundle| Named::of(bundle)),
             start: lost.or(expired).or(preset_denies),
             next_expiry: bundles.iter().map(|bundle| bundle.expires).filter(|expires| !time.is_past(*expires)).min(),
             policies: bundles.iter().map(|bundle| (bundle.policy.policy_id.clone(), bundle.policy.version)).collect(),
-            revoked: holding.revoked_keys(),
-            permits: holding.permits(),
+            revoked: bundles.iter().flat_map(|bundle| bundle.revoked_keys.iter().cloned()).collect(),
+            permits: bundles.iter().flat_map(|bundle| bundle.allow_older.iter().cloned()).collect(),
         }
     }
 

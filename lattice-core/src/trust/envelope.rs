@@ -147,7 +147,8 @@ mod tests {
         assert_eq!(envelope.open(Purpose::Claim, &Hashes), Some(&b"{}\n{}"[..]));
         assert_eq!(envelope.open(Purpose::Policy, &Hashes), None, "one kind does not serve for another");
         let text = String::from_utf8(bytes).unwrap();
-        for changed in [text.replace("{}\n{}", "{}\n{ }"), text.replace(key('A', 'B').as_str(), key('A', 'C').as_str()), format!("{text} ")] {
+        for changed in [text.replace("{}\n{}", "{}\n{ }"), text.replace(key('A', 'B').as_str(), key('A', 'C').as_str()), format!("{text} ")]
+        {
             assert_eq!(Envelope::read(changed.as_bytes()).unwrap().open(Purpose::Claim, &Hashes), None);
         }
     }

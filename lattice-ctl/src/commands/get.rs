@@ -1,16 +1,18 @@
 //! `get`: what there is.
 
 mod actors;
+mod claims;
 mod hosts;
 mod inventory;
 pub(super) mod links;
 
 use clap::Subcommand;
 
+use crate::commands::policy::GetPolicies;
 use crate::error::Outcome;
 use crate::output::Output;
 
-/// Show hosts, what they run, links, actors
+/// Show hosts, what they run, links, actors, claims, policies
 #[derive(Debug, Subcommand)]
 pub(crate) enum Get {
     #[command(alias = "host")]
@@ -21,6 +23,10 @@ pub(crate) enum Get {
     Links(links::Links),
     #[command(alias = "actor", alias = "component", alias = "components")]
     Actors(actors::Actors),
+    #[command(alias = "claim")]
+    Claims(claims::Claims),
+    #[command(alias = "policy")]
+    Policies(GetPolicies),
 }
 
 impl Get {
@@ -30,6 +36,8 @@ impl Get {
             Self::Inventory(verb) => verb.run(output).await,
             Self::Links(verb) => verb.run(output).await,
             Self::Actors(verb) => verb.run(output).await,
+            Self::Claims(verb) => verb.run(output).await,
+            Self::Policies(verb) => verb.run(output).await,
         }
     }
 }

@@ -14,7 +14,7 @@ use crate::output::Output;
 use crate::problems;
 
 /// Folder of keys that nobody named.
-const DEFAULT_FOLDER: &str = "keys";
+pub(super) const DEFAULT_FOLDER: &str = "keys";
 /// Ending of a key's file.
 const EXTENSION: &str = "nk";
 /// A seed has 58 characters; a longer file is something else.
@@ -52,7 +52,7 @@ fn kind_name(kind: &KeyPairType) -> &'static str {
 }
 
 /// Reads the key in a file.
-fn read(path: &Path) -> Result<KeyPair, Problem> {
+pub(super) fn read(path: &Path) -> Result<KeyPair, Problem> {
     use std::io::Read as _;
     let failed = |error: std::io::Error| problems::path("key file", path, &error);
     let mut seed = String::new();

@@ -54,7 +54,9 @@ fn what_no_policy_allows_is_denied() {
     let found = force(&[named("a", policy(&["wasmcloud:messaging"], &[])), named("b", policy(&["wasi:keyvalue/store"], &[]))]);
     assert!(found.check(Point::MessagingConsumer).is_ok() && found.check(Point::KeyValueStore).is_ok());
     assert!(why(&found, Point::KeyValueAtomics).ends_with("no policy allows it (in force: a v1, b v1)"));
-    assert!(found.check(Point::HttpIncoming).unwrap_err().problem(Point::HttpIncoming).hint.unwrap().contains("add `wasmcloud:httpserver`"));
+    assert!(
+        found.check(Point::HttpIncoming).unwrap_err().problem(Point::HttpIncoming).hint.unwrap().contains("add `wasmcloud:httpserver`")
+    );
     let nothing = force(&[policy(&[], &[])]);
     assert!(Point::ALL.into_iter().all(|point| nothing.check(point).is_err()));
 }
@@ -167,16 +169,17 @@ const HTTP: &str = "wasi:http/incoming-handler@0.2.2";
 #[test]
 fn which_actors_cannot_work() {
     use Contract::{HttpClient, HttpServer, KeyValue, Messaging};
-    let check = |denied: &[&str], contracts: &[Contract], shape: Option<ComponentShape>, stops_at: Option<Point>, still_denied: &[Point]| {
-        let found = effects::effect(&force(&[policy(&["*"], denied)]), &actor(contracts), shape.as_ref());
-        match (found, stops_at) {
-            (Effect::Stops { point, .. }, Some(expected)) => assert_eq!(point, expected, "{denied:?}"),
-            (Effect::Runs { denied: points, .. }, None) => {
-                assert_eq!(points, still_denied.iter().copied().collect(), "{denied:?}");
+    let check =
+        |denied: &[&str], contracts: &[Contract], shape: Option<ComponentShape>, stops_at: Option<Point>, still_denied: &[Point]| {
+            let found = effects::effect(&force(&[policy(&["*"], denied)]), &actor(contracts), shape.as_ref());
+            match (found, stops_at) {
+                (Effect::Stops { point, .. }, Some(expected)) => assert_eq!(point, expected, "{denied:?}"),
+                (Effect::Runs { denied: points, .. }, None) => {
+                    assert_eq!(points, still_denied.iter().copied().collect(), "{denied:?}");
+                }
+                (found, expected) => panic!("{denied:?}: {found:?}, expected {expected:?}"),
             }
-            (found, expected) => panic!("{denied:?}: {found:?}, expected {expected:?}"),
-        }
-    };
+        };
     let edge = || Some(shape(&[STORE, CONSUMER], &[HANDLER]));
     let both = || Some(shape(&[], &[HANDLER, HTTP]));
     let edge_links = [KeyValue, Messaging];
@@ -223,6 +226,7 @@ fn starting_is_asked_more_than_running() {
     assert!(matches!(effects::may_start(&later, &edge, None), Err((None, Denied::Expired { .. }))));
     let contracts = BTreeSet::from([Contract::Messaging, Contract::KeyValue]);
     assert!(effects::admits(&force(&[bundle(1)]), &contracts).is_ok());
+    assert_eq!(InForce::of_bundles([&bundle(1)], Preset::Open, host.time), force(&[bundle(1)]), "the plan sees what a host will");
     let (point, why) = effects::admits(&force(&[policy(&["wasmcloud:messaging"], &[])]), &contracts).unwrap_err();
     assert_eq!(point, Some(Point::KeyValueStore));
     assert!(why.start_problem().message.starts_with("actor start failed: no policy allows it"));

@@ -1,0 +1,91 @@
+//! `policy history`.
+
+use clap::Args;
+use lattice_core::id::ConfigName;
+use lattice_core::trust::clock::date;
+use serde::Serialize;
+
+use super::document::{self, Opened};
+use crate::connection::{ConnectionArgs, Session};
+use crate::error::Outcome;
+use crate::output::{Document, Output, columns};
+
+/// List the versions of a policy that are kept, the newest last
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  lattice-ctl policy history edge-default")]
+pub(crate) struct History {
+    /// The policy
+    #[arg(value_name = "ID")]
+    policy: ConfigName,
+
+    #[command(flatten)]
+    connection: ConnectionArgs,
+}
+
+#[derive(Debug, Serialize)]
+struct Version {
+    policy: ConfigName,
+    version: u64,
+    issued_at: u64,
+    issuer: String,
+    scope: String,
+    allowed: usize,
+    denied: usize,
+    /// Whether its signature holds.
+    signed: bool,
+}
+
+#[derive(Debug, Serialize)]
+#[serde(transparent)]
+struct Versions(Vec<Version>);
+
+impl History {
+    pub(super) async fn run(self, output: &Output) -> Outcome {
+        let session = Session::open(&self.connection).await?;
+        let stored = session.lattice.policy_history(&self.policy).await?;
+        let versions: Vec<Version> = stored.iter().filter_map(Opened::of).map(Version::of).collect();
+        if versions.is_empty() {
+            return Err(document::missing(&self.policy).into());
+        }
+        output.print(&Versions(versions))
+    }
+}
+
+impl Version {
+    fn of(opened: Opened) -> Self {
+        let bundle = opened.bundle;
+        Self {
+            version: bundle.policy.version,
+            issued_at: bundle.issued_at,
+            issuer: bundle.issuer.to_string(),
+            scope: bundle.scope.to_string(),
+            allowed: bundle.policy.allowed_contracts.len(),
+            denied: bundle.policy.denied_contracts.len(),
+            signed: opened.holds,
+            policy: bundle.policy.policy_id,
+        }
+    }
+}
+
+impl Document for Versions {
+    fn text(&self, _wide: bool) -> String {
+        let rows = self.0.iter().map(|version| {
+            vec![
+                version.version.to_string(),
+                date(version.issued_at),
+                version.scope.clone(),
+                version.allowed.to_string(),
+                version.denied.to_string(),
+                version.issuer.clone(),
+                if version.signed { String::new() } else { "its signature is wrong".to_owned() },
+            ]
+        });
+        columns(&["VERSION", "SIGNED", "SCOPE", "ALLOWED", "DENIED", "ISSUER", "NOTE"], rows)
+    }
+
+    fn names(&self) -> Vec<String> {
+        self.0.iter().map(|version| format!("policy/{}@{}", version.policy, version.version)).collect()
+    }
+}

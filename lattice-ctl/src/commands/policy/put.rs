@@ -1,0 +1,152 @@
+//! `policy put`.
+
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::Args;
+use lattice_core::claims::Permit;
+use lattice_core::id::Digest;
+use lattice_core::policy::scope::Scope;
+use lattice_core::policy::{Bundle, SecurityPolicy};
+use lattice_core::trust::PublicKey;
+use lattice_core::trust::clock::MAX_SKEW_S;
+use lattice_core::trust::envelope::Purpose;
+
+use super::document::{self, Opened};
+use super::watch::{Done, PATIENCE, Watch};
+use crate::args;
+use crate::commands::keys::DEFAULT_FOLDER;
+use crate::commands::signing::{Signer, key_file, now_s, public_key, validity};
+use crate::connection::{ConnectionArgs, Session};
+use crate::error::Outcome;
+use crate::output::Output;
+
+/// Validity of a policy for which none was given.
+const DEFAULT_EXPIRES: &str = "365d";
+
+/// Sign a policy and push it to the hosts; waits until all of them enforce it
+///
+/// A contract may be used if a policy in force allows it and none denies it. When a policy expires, what runs goes on and
+/// nothing new starts; what it denies stays denied.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  lattice-ctl policy put policy.json --issuer keys/account.nk
+  lattice-ctl policy put policy.json --scope region=ap-east-1 --bump
+  lattice-ctl policy put policy.json --bump --allow-older edge-processor=sha256:…")]
+pub(crate) struct Put {
+    /// The policy: JSON with policy_id, version, allowed_contracts, denied_contracts, max_actor_memory_mb, network_restrictions
+    #[arg(value_name = "FILE")]
+    file: PathBuf,
+
+    /// Key file of the account or operator that signs [default: account.nk in the folder of keys]
+    #[arg(long, short = 'i', value_name = "KEYFILE", env = "LATTICE_ISSUER_KEY", hide_env = true)]
+    issuer: Option<PathBuf>,
+
+    /// Folder of keys
+    #[arg(long, visible_alias = "directory", value_name = "DIR", default_value = DEFAULT_FOLDER, env = "WASH_KEYS", hide_env = true)]
+    dir: PathBuf,
+
+    /// Hosts that it is for: all, region=<region>, label:<name>=<value>, host=<name or id>
+    #[arg(long, value_name = "SCOPE", default_value = "all")]
+    scope: Scope,
+
+    /// How long it is valid, from now: 30d, 12h, 1y
+    #[arg(long, value_name = "TIME", default_value = DEFAULT_EXPIRES, value_parser = validity)]
+    expires: u64,
+
+    /// From when it is valid, from now [default: an hour ago, for clocks that are late]
+    #[arg(long, value_name = "TIME", value_parser = validity)]
+    not_before: Option<u64>,
+
+    /// Give it the version after the newest, whatever the file says
+    #[arg(long)]
+    bump: bool,
+
+    /// Keys that sign nothing any more: public keys or key files
+    #[arg(long = "revoke", value_name = "KEY", value_delimiter = ',')]
+    revoked: Vec<String>,
+
+    /// Older code that may run although newer was seen: <name in its claim>=<digest in its claim>
+    #[arg(long, value_name = "NAME=DIGEST", value_parser = permit)]
+    allow_older: Vec<Permit>,
+
+    /// Only say what would be put
+    #[arg(long)]
+    dry_run: bool,
+
+    /// Return without waiting for the hosts
+    #[arg(long)]
+    no_wait: bool,
+
+    /// How long to wait for the hosts: 250ms, 5s, 2m [default: 60s]
+    #[arg(long, value_name = "TIME", value_parser = args::duration)]
+    timeout: Option<Duration>,
+
+    #[command(flatten)]
+    connection: ConnectionArgs,
+}
+
+impl Put {
+    pub(super) async fn run(self, output: &Output) -> Outcome {
+        let policy = document::read_file(&self.file)?;
+        let signer = Signer::read(&key_file(self.issuer.as_deref(), &self.dir, "account"), Purpose::Policy)?;
+        let session = Session::open(&self.connection).await?;
+        if !self.dry_run {
+            session.lattice.ensure_policies().await?;
+        }
+        let (before, revision) = document::newest(&session, &policy.policy_id).await?;
+        let bundle = self.bundle(policy, before.as_ref(), &session, signer.public())?;
+        for rule in bundle.idle_rules() {
+            output.note(&format!("note: rule `{rule}` fits no contract that lattice knows"));
+        }
+        let same = before.as_ref().is_some_and(|before| before.holds && before.asks_the_same(&bundle));
+        if self.dry_run {
+            return output.print(&Done::planned(&bundle, before.as_ref().map(|before| before.mark.version), same));
+        }
+        let watch = Watch::start(&session).await?;
+        let since = tokio::time::Instant::now();
+        if same {
+            output.note(&format!("policy {} is version {} already", bundle.policy.policy_id, bundle.policy.version));
+        } else {
+            document::commit(&session, &bundle, before.as_ref(), revision, &signer).await?;
+        }
+        if self.no_wait {
+            return output.print(&Done::stored(&bundle));
+        }
+        let wanted = vec![Opened::wanted_of(&bundle)];
+        watch.until_all(&session, output, wanted, since, self.timeout.unwrap_or(PATIENCE)).await
+    }
+
+    fn bundle(&self, mut policy: SecurityPolicy, before: Option<&Opened>, session: &Session, issuer: &PublicKey) -> Outcome<Bundle> {
+        let now = now_s();
+        let not_before = self.not_before.map_or_else(|| now.saturating_sub(MAX_SKEW_S), |after| now.saturating_add(after));
+        let revoked = self.revoked.iter().map(|text| public_key(text)).collect::<Result<BTreeSet<PublicKey>, _>>()?;
+        if self.bump {
+            policy.version = before.map_or(1, |before| before.mark.version);
+        }
+        let mut bundle = Bundle {
+            policy,
+            lattice: session.name().clone(),
+            scope: self.scope.clone(),
+            issued_at: now,
+            not_before,
+            expires: now.saturating_add(self.expires),
+            issuer: issuer.clone(),
+            revoked_keys: revoked,
+            allow_older: self.allow_older.iter().cloned().collect(),
+        };
+        // The same policy keeps its version, so that putting it twice changes nothing; unless it is to be renewed.
+        if self.bump && before.is_some_and(|before| !before.asks_the_same(&bundle) || before.warning(now).is_some()) {
+            bundle.policy.version = bundle.policy.version.saturating_add(1);
+        }
+        Ok(bundle)
+    }
+}
+
+fn permit(text: &str) -> Result<Permit, String> {
+    let (name, digest) = text.split_once('=').ok_or("must be <name>=<digest>, as `lattice-ctl claim inspect` shows them")?;
+    let digest = Digest::new(digest).map_err(|error| error.to_string())?;
+    if name.trim().is_empty() { Err("the name is empty".to_owned()) } else { Ok(Permit { name: name.trim().to_owned(), digest }) }
+}

@@ -1,0 +1,268 @@
+//! Policies from the file to hosts that enforce them: the program, a real server, real signatures. The hosts here do what a
+//! host does with a policy and nothing else.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests fail loudly")]
+
+mod support;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+use std::sync::Arc;
+
+use futures::StreamExt as _;
+use lattice_core::id::{HostId, HostName, LatticeName, Region};
+use lattice_core::policy::accept::{Holding, Judge};
+use lattice_core::policy::force::{InForce, Preset};
+use lattice_core::policy::report::Enforced;
+use lattice_core::policy::scope::Facts;
+use lattice_core::subject::{self, Verb};
+use lattice_core::trust::clock::{Standing, Time};
+use lattice_core::trust::{Place, PublicKey, Verify};
+use lattice_nats::server::{Server, ServerConfig, find_server};
+use lattice_nats::{ConnectOptions, Lattice, connect};
+use serde_json::json;
+use support::{Answer, Desk};
+use tempfile::TempDir;
+use tokio::runtime::Runtime;
+
+struct Nkeys;
+
+impl Verify for Nkeys {
+    fn verify(&self, key: &PublicKey, message: &[u8], signature: &[u8]) -> bool {
+        nkeys::KeyPair::from_public_key(key.as_str()).is_ok_and(|pair| pair.verify(message, signature).is_ok())
+    }
+}
+
+/// A host that knows policies.
+struct Host {
+    lattice: Lattice,
+    id: HostId,
+    name: HostName,
+    region: Region,
+    keys: BTreeSet<PublicKey>,
+    holding: Holding,
+    refused: BTreeMap<String, String>,
+    seq: u64,
+}
+
+impl Host {
+    /// Reads what is in the store, as after a hint or a start.
+    async fn read(&mut self) {
+        let labels = BTreeMap::new();
+        let facts = Facts { id: &self.id, name: &self.name, region: &self.region, labels: &labels };
+        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs();
+        let place = Place { lattice: self.lattice.name(), time: Time::exact(now) };
+        let judge = Judge { keys: &self.keys, host: facts, place };
+        for (policy, stored) in self.lattice.read_policies().await.unwrap() {
+            match self.holding.offer(&stored.document, &judge, &Nkeys) {
+                Ok(_) => drop(self.refused.remove(policy.as_str())),
+                Err(refused) => drop(self.refused.insert(policy.to_string(), refused.to_string())),
+            }
+        }
+    }
+
+    fn report(&mut self) -> Vec<u8> {
+        self.seq += 1;
+        let force = InForce::new(&self.holding, Preset::Open, Time::exact(0));
+        let enforced = Enforced::new(&self.holding, &force, Preset::Open, Standing::Trusted, &self.refused);
+        let profile = json!({"cpu_capacity": 1, "memory_mb": 1, "cpu_used": 0, "memory_used_mb": 0});
+        let report = json!({
+            "v": 1, "id": self.id, "name": self.name, "lattice": self.lattice.name(), "region": self.region, "incarnation": "01", "seq": self.seq,
+            "version": "0", "state": "ready", "uptime_seconds": 1, "profile": profile, "applied_generation": 0, "policy": enforced,
+        });
+        serde_json::to_vec(&report).unwrap()
+    }
+
+    async fn run(mut self) {
+        let lattice = self.lattice.clone();
+        let mut asked = lattice.subscribe(subject::request_all(lattice.name(), Verb::Ping)).await.unwrap();
+        let mut changed = lattice.subscribe(subject::policy_changes(lattice.name())).await.unwrap();
+        let client = lattice.connection().client().clone();
+        self.read().await;
+        loop {
+            tokio::select! {
+                Some(question) = asked.next() => {
+                    let answer = self.report();
+                    client.publish(question.reply.unwrap(), answer.into()).await.unwrap();
+                }
+                Some(_) = changed.next() => {
+                    self.read().await;
+                    let heartbeat = subject::heartbeat(lattice.name(), &self.region, &self.id);
+                    let report = self.report();
+                    client.publish(heartbeat, report.into()).await.unwrap();
+                }
+            }
+        }
+    }
+}
+
+struct World {
+    desk: Desk,
+    runtime: Runtime,
+    server: Server,
+    lattice: Lattice,
+    _folder: TempDir,
+}
+
+impl World {
+    fn start() -> Self {
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        let (server, lattice) = runtime.block_on(async {
+            let default = LatticeName::new("default").unwrap();
+            let fetched = Path::new(env!("CARGO_MANIFEST_DIR")).join("../.tools/nats-server");
+            let named = std::env::var_os("LATTICE_NATS_SERVER").is_some();
+            let program = find_server((!named && fetched.exists()).then_some(&*fetched)).unwrap();
+            let server = Server::start(&program, &ServerConfig::new(folder.path().join("data"), default.clone())).await.unwrap();
+            let connection = connect(&ConnectOptions::new(server.url(), "test")).await.unwrap();
+            let lattice = Lattice::new(connection, default);
+            lattice.ensure().await.unwrap();
+            lattice.ensure_policies().await.unwrap();
+            (server, lattice)
+        });
+        Self { desk: Desk::new(), runtime, server, lattice, _folder: folder }
+    }
+
+    /// Starts a host that trusts `key`, in `region`.
+    fn host(&self, letter: char, region: &str, key: &str) {
+        let host = Host {
+            lattice: self.lattice.clone(),
+            id: HostId::new(format!("N{}", letter.to_string().repeat(55))).unwrap(),
+            name: HostName::new(format!("NEDGE{letter}")).unwrap(),
+            region: Region::new(region).unwrap(),
+            keys: BTreeSet::from([PublicKey::new(self.desk.public(key)).unwrap()]),
+            holding: Holding::default(),
+            refused: BTreeMap::new(),
+            seq: 0,
+        };
+        let ready = Arc::new(tokio::sync::Notify::new());
+        let told = ready.clone();
+        self.runtime.spawn(async move {
+            // The subscriptions are there once the host answers.
+            told.notify_one();
+            host.run().await;
+        });
+        self.runtime.block_on(ready.notified());
+    }
+
+    fn policy(&self, words: &[&str]) -> Answer {
+        let url = self.server.url().to_owned();
+        self.desk.run(&[&["policy"], words, &["--nats-url", &url]].concat())
+    }
+
+    fn file(&self, version: u64, denied: &[&str]) {
+        let policy = json!({
+            "policy_id": "edge-default", "version": version, "allowed_contracts": ["*"], "denied_contracts": denied,
+            "max_actor_memory_mb": 64, "network_restrictions": ["internal-only"],
+        });
+        self.desk.write("policy.json", policy.to_string());
+    }
+
+    /// Waits until so many hosts answer.
+    fn hosts(&self, count: usize) {
+        for _ in 0..200 {
+            let rows = self.policy(&["status", "-o", "json"]).ok().json();
+            let policies: BTreeSet<&str> = rows.as_array().unwrap().iter().map(|row| row["host"].as_str().unwrap()).collect();
+            if policies.len() >= count {
+                return;
+            }
+        }
+        panic!("{count} hosts do not answer");
+    }
+}
+
+#[test]
+fn put_enforced_rolled_back() {
+    let world = World::start();
+    world.policy(&["get", "edge-default"]).fails(4, "policy not found: edge-default");
+    world.policy(&["history", "edge-default"]).fails(4, "policy not found");
+    world.policy(&["rollback", "edge-default"]).fails(4, "policy not found");
+    world.file(1, &[]);
+    world.policy(&["put", "policy.json", "--issuer", "keys/account.nk", "--no-wait"]).ok();
+    world.host('A', "eu", "account");
+    world.host('B', "us", "account");
+    world.hosts(2);
+    assert!(world.policy(&["sync"]).ok().out.starts_with("policy edge-default v1: all 2 hosts comply ("));
+
+    world.file(2, &["wasmcloud:keyvalue"]);
+    let planned = world.policy(&["put", "policy.json", "--dry-run", "-o", "json"]).ok().json();
+    assert_eq!((&planned["state"], &planned["from"]), (&json!("planned"), &json!(1)));
+    let put = world.policy(&["put", "policy.json", "-o", "json"]).ok().json();
+    assert_eq!((&put["state"], &put["hosts"], &put["policies"]["edge-default"]), (&json!("enforced"), &json!(2), &json!(2)));
+    assert!(world.policy(&["put", "policy.json"]).ok().err.contains("is version 2 already"));
+    let status = world.policy(&["status", "-o", "json"]).ok().json();
+    assert!(status.as_array().unwrap().iter().all(|row| row["is"] == "complies" && row["version"] == 2), "{status}");
+
+    world.file(2, &["wasmcloud:messaging"]);
+    world.policy(&["put", "policy.json"]).fails(3, "version 2 of edge-default was seen with other content").fails(3, "give version 3");
+    world.file(1, &["wasmcloud:messaging"]);
+    world.policy(&["put", "policy.json"]).fails(3, "is older than 2");
+    world.policy(&["put", "policy.json", "--bump", "--scope", "region=us"]).ok();
+    let rows = world.policy(&["status"]).ok().out;
+    assert!(rows.contains("NEDGEA  not meant") && rows.contains("NEDGEB  enforced"), "{rows}");
+
+    world.policy(&["rollback", "edge-default", "--to", "1"]).ok();
+    let history = world.policy(&["history", "edge-default", "-o", "json"]).ok().json();
+    let versions: Vec<u64> = history.as_array().unwrap().iter().map(|version| version["version"].as_u64().unwrap()).collect();
+    assert_eq!(versions, [1, 2, 3, 4]);
+    let now = world.policy(&["get", "edge-default", "-o", "json"]).ok().json();
+    assert_eq!((&now["policy"]["version"], &now["policy"]["denied_contracts"], &now["scope"]), (&json!(4), &json!([]), &json!("all")));
+    assert!(world.policy(&["get"]).ok().out.contains("edge-default  4"));
+}
+
+#[test]
+fn hosts_that_do_not_comply_are_named() {
+    let world = World::start();
+    world.desk.run(&["keys", "gen", "account", "--name", "other"]).ok();
+    world.file(1, &[]);
+    world.policy(&["put", "policy.json", "--no-wait"]).ok();
+    world.host('A', "eu", "account");
+    world.host('B', "eu", "other");
+    world.hosts(2);
+    let refused = world.policy(&["put", "policy.json", "--timeout", "5s"]).fails(6, "refused by NEDGEB");
+    assert!(refused.err.contains("does not sign policies here"), "{}", refused.err);
+    // A host that hears of nothing.
+    let silent = json!({
+        "v": 1, "id": format!("N{}", "C".repeat(55)), "name": "NEDGEC", "lattice": "default", "region": "eu", "incarnation": "01", "seq": 1,
+        "version": "0", "state": "ready", "uptime_seconds": 1, "applied_generation": 0,
+        "profile": {"cpu_capacity": 1, "memory_mb": 1, "cpu_used": 0, "memory_used_mb": 0},
+    });
+    let client = world.lattice.connection().client().clone();
+    world.runtime.block_on(async {
+        let mut asked = world.lattice.subscribe(subject::request_all(world.lattice.name(), Verb::Ping)).await.unwrap();
+        tokio::spawn(async move {
+            while let Some(question) = asked.next().await {
+                client.publish(question.reply.unwrap(), silent.to_string().into()).await.unwrap();
+            }
+        });
+    });
+    world.policy(&["sync", "--timeout", "300ms"]).fails(5, "not in force everywhere within 300 ms: NEDGEC");
+}
+
+#[test]
+fn files_that_make_no_sense() {
+    let world = World::start();
+    let check = |text: &str, words: &str| {
+        world.desk.write("policy.json", text);
+        world.policy(&["put", "policy.json", "--no-wait"]).fails(2, words);
+    };
+    check("", "policy file policy.json");
+    check("{", "policy file policy.json");
+    check(r#"{"policy_id":"a","version":1}"#, "missing field `allowed_contracts`");
+    check(r#"{"policy_id":"a.b","version":1,"allowed_contracts":[]}"#, "may only hold letters");
+    check(r#"{"policy_id":"a","version":0,"allowed_contracts":[]}"#, "versions begin with 1");
+    check(r#"{"policy_id":"a","version":1,"allowed_contracts":["(x+)+"]}"#, "may only hold letters");
+    check(r#"{"policy_id":"a","version":1,"allowed_contracts":[],"network_restrictions":["fast"]}"#, "`fast` is not known");
+    check(r#"{"policy_id":"a","version":1,"allowed_contracts":[],"extra":1}"#, "unknown field `extra`");
+    let many = format!(r#"{{"policy_id":"a","version":1,"allowed_contracts":[{}"a"]}}"#, r#""a","#.repeat(10_000));
+    check(&many, "10001 rules, at most 10000");
+    check(&format!("{}{}", "[".repeat(100_000), "]".repeat(100_000)), "nested deeper");
+    check(&" ".repeat(800_000), "at most");
+    world.desk.write("policy.json", r#"{"policy_id":"a","version":9223372036854775808,"allowed_contracts":[]}"#);
+    world.policy(&["put", "policy.json", "--no-wait"]).fails(3, "is too far above 0");
+    world.desk.run(&["keys", "gen", "user"]).ok();
+    world.file(1, &["wasmcloud:keyvalu"]);
+    world.policy(&["put", "policy.json", "--issuer", "keys/user.nk"]).fails(2, "needed is one of: account, operator");
+    world.policy(&["put", "policy.json", "--scope", "everywhere"]).fails(2, "scope `everywhere`");
+    world.policy(&["put", "policy.json", "--allow-older", "edge"]).fails(2, "<name>=<digest>");
+    assert!(world.policy(&["put", "policy.json", "--no-wait"]).ok().err.contains("rule `wasmcloud:keyvalu` fits no contract"));
+}

@@ -1,0 +1,45 @@
+//! Signed policies on a real server.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests fail loudly")]
+
+mod support;
+
+use bytes::Bytes;
+use futures::StreamExt as _;
+use lattice_core::id::{ConfigName, Revision};
+use lattice_core::subject;
+use lattice_nats::CommitError;
+use support::{DEADLINE, World};
+
+fn id(text: &str) -> ConfigName {
+    ConfigName::new(text).unwrap()
+}
+
+#[tokio::test]
+async fn versions_follow_each_other_and_are_kept() {
+    let world = World::start().await;
+    let lattice = world.lattice().await;
+    assert!(lattice.read_policies().await.unwrap().is_empty(), "a lattice without policies");
+    lattice.ensure_policies().await.unwrap();
+    lattice.ensure_policies().await.expect("a second time is fine");
+    let mut told = lattice.subscribe(subject::policy_changes(lattice.name())).await.unwrap();
+
+    assert_eq!(lattice.read_policy(&id("edge")).await.unwrap(), (None, Revision(0)));
+    let first = lattice.commit_policy(&id("edge"), Bytes::from("1"), Revision(0)).await.unwrap();
+    let message = tokio::time::timeout(DEADLINE, told.next()).await.unwrap().unwrap();
+    assert_eq!((message.subject.as_str(), message.payload.len()), ("lat.default.changed.policy.policy.edge", 0));
+    let late = lattice.commit_policy(&id("edge"), Bytes::from("x"), Revision(0)).await;
+    assert!(matches!(late, Err(CommitError::Conflict { .. })), "{late:?}");
+    let second = lattice.commit_policy(&id("edge"), Bytes::from("2"), first).await.unwrap();
+    lattice.commit_policy(&id("other"), Bytes::from("a"), Revision(0)).await.unwrap();
+
+    let (stored, revision) = lattice.read_policy(&id("edge")).await.unwrap();
+    assert_eq!((stored.unwrap().document, revision), (Bytes::from("2"), second));
+    let all = lattice.read_policies().await.unwrap();
+    assert_eq!(
+        all.iter().map(|(id, stored)| (id.as_str(), &stored.document[..])).collect::<Vec<_>>(),
+        [("edge", &b"2"[..]), ("other", b"a")]
+    );
+    let history = lattice.policy_history(&id("edge")).await.unwrap();
+    assert_eq!(history.iter().map(|stored| &stored.document[..]).collect::<Vec<_>>(), [b"1", b"2"]);
+    assert!(lattice.policy_history(&id("none")).await.unwrap().is_empty());
+}
