@@ -138,7 +138,7 @@ fn changed_after_signing() {
 #[test]
 fn what_cannot_be_signed() {
     let desk = desk();
-    for (kind, words) in [("user", "holds a user key"), ("operator", "holds a operator key"), ("server", "holds a server key")] {
+    for (kind, words) in [("user", "is of kind `user`"), ("operator", "is of kind `operator`"), ("server", "is of kind `server`")] {
         desk.run(&["keys", "gen", kind]).ok();
         desk.run(&["claim", "sign", FILE, "--issuer", &format!("keys/{kind}.nk")]).fails(2, words);
     }

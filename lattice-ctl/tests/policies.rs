@@ -187,6 +187,7 @@ fn put_enforced_rolled_back() {
     let planned = world.policy(&["put", "policy.json", "--dry-run", "-o", "json"]).ok().json();
     assert_eq!((&planned["state"], &planned["from"]), (&json!("planned"), &json!(1)));
     let put = world.policy(&["put", "policy.json", "-o", "json"]).ok().json();
+    println!("put until two hosts comply: {} ms", put["took_ms"]);
     assert_eq!((&put["state"], &put["hosts"], &put["policies"]["edge-default"]), (&json!("enforced"), &json!(2), &json!(2)));
     assert!(world.policy(&["put", "policy.json"]).ok().err.contains("is version 2 already"));
     let status = world.policy(&["status", "-o", "json"]).ok().json();
@@ -261,7 +262,7 @@ fn files_that_make_no_sense() {
     world.policy(&["put", "policy.json", "--no-wait"]).fails(3, "is too far above 0");
     world.desk.run(&["keys", "gen", "user"]).ok();
     world.file(1, &["wasmcloud:keyvalu"]);
-    world.policy(&["put", "policy.json", "--issuer", "keys/user.nk"]).fails(2, "needed is one of: account, operator");
+    world.policy(&["put", "policy.json", "--issuer", "keys/user.nk"]).fails(2, "needed is: account or operator");
     world.policy(&["put", "policy.json", "--scope", "everywhere"]).fails(2, "scope `everywhere`");
     world.policy(&["put", "policy.json", "--allow-older", "edge"]).fails(2, "<name>=<digest>");
     assert!(world.policy(&["put", "policy.json", "--no-wait"]).ok().err.contains("rule `wasmcloud:keyvalu` fits no contract"));

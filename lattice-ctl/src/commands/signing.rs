@@ -46,7 +46,7 @@ impl Signer {
         if !purpose.signers().contains(&public.kind()) {
             let wanted: Vec<&str> = purpose.signers().iter().map(|kind| kind.as_str()).collect();
             let message =
-                format!("key file {}: holds a {} key, needed is one of: {}", path.display(), public.kind().as_str(), wanted.join(", "));
+                format!("key file {}: is of kind `{}`, needed is: {}", path.display(), public.kind().as_str(), wanted.join(" or "));
             return Err(problems::usage(message).hint("lattice-ctl keys gen account"));
         }
         Ok(Self { pair, public })
@@ -162,8 +162,8 @@ pub(super) mod tests {
         let user = key(folder.path(), "user", &KeyPair::new_user());
         let why = |path: &Path, purpose| Signer::read(path, purpose).err().map(|problem| problem.message).unwrap_or_default();
         assert_eq!(why(&operator, Purpose::Policy), "");
-        assert!(why(&operator, Purpose::Claim).ends_with("holds a operator key, needed is one of: account"));
-        assert!(why(&user, Purpose::Policy).ends_with("needed is one of: account, operator"));
+        assert!(why(&operator, Purpose::Claim).ends_with("is of kind `operator`, needed is: account"));
+        assert!(why(&user, Purpose::Policy).ends_with("needed is: account or operator"));
         std::fs::set_permissions(&operator, std::fs::Permissions::from_mode(0o640)).unwrap();
         let problem = Signer::read(&operator, Purpose::Policy).err().unwrap();
         assert_eq!((problem.code, problem.hint.unwrap().starts_with("chmod 600 ")), (ErrorCode::Denied, true));

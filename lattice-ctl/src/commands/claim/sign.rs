@@ -147,7 +147,7 @@ impl Sign {
             (None, None) => signing::public(&KeyPair::new_module())?,
         };
         if subject.kind() != KeyKind::Module {
-            return Err(problems::usage(format!("--subject is a {} key, needed is a module key", subject.kind().as_str()))
+            return Err(problems::usage(format!("--subject is of kind `{}`, needed is a module key", subject.kind().as_str()))
                 .hint("lattice-ctl keys gen module"));
         }
         Ok(subject)
