@@ -105,7 +105,8 @@ impl Put {
         if self.dry_run {
             return output.print(&Done::planned(&bundle, before.as_ref().map(|before| before.mark.version), same));
         }
-        let watch = Watch::start(&session).await?;
+        // Asked before anything is written: from then on hosts say by themselves what they enforce.
+        let watch = Watch::asked(&session).await?;
         let since = tokio::time::Instant::now();
         if same {
             output.note(&format!("policy {} is version {} already", bundle.policy.policy_id, bundle.policy.version));
@@ -116,7 +117,7 @@ impl Put {
             return output.print(&Done::stored(&bundle));
         }
         let wanted = vec![Opened::wanted_of(&bundle)];
-        watch.until_all(&session, output, wanted, since, self.timeout.unwrap_or(PATIENCE)).await
+        watch.until_all(output, wanted, since, self.timeout.unwrap_or(PATIENCE)).await
     }
 
     fn bundle(&self, mut policy: SecurityPolicy, before: Option<&Opened>, session: &Session, issuer: &PublicKey) -> Outcome<Bundle> {

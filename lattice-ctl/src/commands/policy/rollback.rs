@@ -66,13 +66,13 @@ impl Rollback {
         let history: Vec<Opened> = stored.iter().filter_map(Opened::of).filter(|opened| opened.holds).collect();
         let bundle = again(&history, &before, self.to, now_s())?;
         let bundle = Bundle { issuer: signer.public().clone(), ..bundle };
-        let watch = Watch::start(&session).await?;
+        let watch = Watch::asked(&session).await?;
         let since = tokio::time::Instant::now();
         document::commit(&session, &bundle, Some(&before), revision, &signer).await?;
         if self.no_wait {
             return output.print(&Done::stored(&bundle));
         }
-        watch.until_all(&session, output, vec![Opened::wanted_of(&bundle)], since, self.timeout.unwrap_or(PATIENCE)).await
+        watch.until_all(output, vec![Opened::wanted_of(&bundle)], since, self.timeout.unwrap_or(PATIENCE)).await
     }
 }
 

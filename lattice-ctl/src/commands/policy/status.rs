@@ -32,8 +32,7 @@ impl Status {
         let session = Session::open(&self.connection).await?;
         let mut before = None;
         loop {
-            let mut watch = Watch::start(&session).await?;
-            watch.ask(&session).await?;
+            let watch = Watch::asked(&session).await?;
             let standing = Standing::of(&stored(&session).await?, &watch);
             if !self.watch {
                 return output.print(&standing);

@@ -30,11 +30,11 @@ pub(crate) struct Sync {
 impl Sync {
     pub(super) async fn run(self, output: &Output) -> Outcome {
         let session = Session::open(&self.connection).await?;
-        let watch = Watch::start(&session).await?;
+        let watch = Watch::asked(&session).await?;
         let wanted = stored(&session).await?;
         if wanted.is_empty() {
             output.note("no policies; `lattice-ctl policy put <file>` puts one");
         }
-        watch.until_all(&session, output, wanted, tokio::time::Instant::now(), self.timeout.unwrap_or(PATIENCE)).await
+        watch.until_all(output, wanted, tokio::time::Instant::now(), self.timeout.unwrap_or(PATIENCE)).await
     }
 }

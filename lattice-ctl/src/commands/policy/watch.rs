@@ -78,13 +78,15 @@ pub(super) struct Watch {
 }
 
 impl Watch {
-    pub(super) async fn start(session: &Session) -> Outcome<Self> {
+    /// Listens, and asks every host how it stands.
+    pub(super) async fn asked(session: &Session) -> Outcome<Self> {
         let heartbeats = session.lattice.subscribe(subject::heartbeats(session.name())).await?;
-        Ok(Self { heartbeats: heartbeats.map(|message| message.payload).boxed(), hosts: Hosts::default() })
+        let mut watch = Self { heartbeats: heartbeats.map(|message| message.payload).boxed(), hosts: Hosts::default() };
+        watch.ask(session).await?;
+        Ok(watch)
     }
 
-    /// Asks every host.
-    pub(super) async fn ask(&mut self, session: &Session) -> Outcome {
+    async fn ask(&mut self, session: &Session) -> Outcome {
         let plan = session.lattice.read_plan().await?;
         let expected = plan.assignments.values().filter(|part| part.stop.is_none());
         let expected: BTreeMap<HostId, String> = expected
@@ -99,20 +101,12 @@ impl Watch {
         Ok(())
     }
 
-    /// Waits until every host complies with all of `wanted`, or says that it will not.
+    /// Waits until every host that was heard, or should be, complies with all of `wanted`, or says that it will not.
     ///
     /// # Errors
     /// Names the hosts that do not.
-    pub(super) async fn until_all(
-        mut self,
-        session: &Session,
-        output: &Output,
-        wanted: Vec<Wanted>,
-        since: Instant,
-        patience: Duration,
-    ) -> Outcome {
-        let deadline = Instant::now() + patience;
-        self.ask(session).await?;
+    pub(super) async fn until_all(mut self, output: &Output, wanted: Vec<Wanted>, since: Instant, patience: Duration) -> Outcome {
+        let deadline = since + patience;
         let mut live = output.live();
         loop {
             let rows = self.hosts.stand(&wanted);
