@@ -135,6 +135,7 @@ pub(crate) mod tests {
             rtt_us: BTreeMap::new(),
             components: BTreeMap::new(),
             providers: BTreeMap::new(),
+            policy: None,
         }
     }
 

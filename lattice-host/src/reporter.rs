@@ -94,6 +94,7 @@ impl Reporter {
                 .providers()
                 .map(|(id, spec, error)| (id.clone(), ProviderReport { kind: spec.kind, error: error.map(str::to_owned) }))
                 .collect(),
+            policy: None,
         }
     }
 

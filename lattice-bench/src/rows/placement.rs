@@ -219,6 +219,7 @@ pub(crate) fn report(number: usize) -> Result<HostReport, Error> {
         rtt_us: std::collections::BTreeMap::new(),
         components: std::collections::BTreeMap::new(),
         providers: std::collections::BTreeMap::new(),
+        policy: None,
     })
 }
 

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use crate::id::{ActorId, Digest, Generation, HostId, HostName, Incarnation, LatticeName, ProviderId, Region};
+use crate::policy::report::Enforced;
 use crate::wire::assignment::ProviderKind;
 
 /// A host's own account of itself.
@@ -51,6 +52,9 @@ pub struct HostReport {
     /// Providers.
     #[serde(default)]
     pub providers: BTreeMap<ProviderId, ProviderReport>,
+    /// Which policies it enforces: its acknowledgement. A host that knows of none says nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub policy: Option<Enforced>,
 }
 
 /// Whether a host takes work.

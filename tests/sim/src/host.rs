@@ -521,6 +521,7 @@ impl Host {
             rtt_us: BTreeMap::new(),
             components: process.agent.components().map(component).collect(),
             providers: BTreeMap::new(),
+            policy: None,
         }
     }
 
