@@ -1,4 +1,4 @@
-//! What is: the hosts that answered, folded from their reports.
+//! What is: the hosts that answered, folded from their reports, and the policies that they are under.
 //!
 //! **Invariant.** Health is ordered from good to bad: of two opinions of one host the worse counts.
 
@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{self, Problem};
 use crate::id::{HostId, HostName};
+use crate::policy::posted::Posted;
 use crate::wire::assignment::Assignment;
 use crate::wire::report::{HostReport, HostState};
 use crate::wire::verdict::{Standing, Verdict};
@@ -58,6 +59,8 @@ pub struct Inventory {
     pub hosts: BTreeMap<HostId, HostReport>,
     /// Hosts that the plan knows and that did not answer.
     pub absent: BTreeMap<HostId, Option<HostName>>,
+    /// What operators have said that hosts shall allow.
+    pub policies: Posted,
 }
 
 impl Inventory {
@@ -73,7 +76,14 @@ impl Inventory {
         }
         let unseen = assignments.into_iter().filter(|assignment| !hosts.contains_key(&assignment.host));
         let absent = unseen.map(|assignment| (assignment.host.clone(), assignment.host_name.clone())).collect();
-        Self { hosts, absent }
+        Self { hosts, absent, policies: Posted::default() }
+    }
+
+    /// The same in a lattice with these policies.
+    #[must_use]
+    pub fn under(mut self, policies: Posted) -> Self {
+        self.policies = policies;
+        self
     }
 
     /// Name of a host, its id if it has none.

@@ -10,7 +10,9 @@ mod table;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use std::sync::Arc;
 
+use crate::contract::Contract;
 use crate::id::{ActorId, HostId, HostName, ProviderId, Region};
 use crate::needs::{Needs, Strategy};
 use crate::wire::report::{HostReport, HostState};
@@ -200,6 +202,22 @@ pub enum Reject {
         /// Who has it.
         holder: ActorId,
     },
+    /// Policies in force there deny it.
+    Policy {
+        /// What is denied; none: anything that does not run yet.
+        contract: Option<Contract>,
+        /// Why, for people; shared by all who are told.
+        why: Arc<str>,
+    },
+    /// Policies in force there leave an actor less memory than one of its instances was said to need.
+    PolicyMemory {
+        /// Asked, in MiB.
+        needs: u32,
+        /// Allowed, in MiB.
+        cap: u32,
+        /// Which policy says so.
+        policy: String,
+    },
 }
 
 impl fmt::Display for Reject {
@@ -221,6 +239,9 @@ impl fmt::Display for Reject {
             Self::AntiAffinity(actor) => write!(f, "{actor} runs there, they keep apart"),
             Self::Provider(provider) => write!(f, "provider {provider} does not run there"),
             Self::Port { port, holder } => write!(f, "port {port} is taken by {holder}"),
+            Self::Policy { contract: Some(contract), why } => write!(f, "capability denied: {contract}: {why}"),
+            Self::Policy { contract: None, why } => f.write_str(why),
+            Self::PolicyMemory { needs, cap, policy } => write!(f, "needs {needs} MiB, policy {policy} allows an actor {cap} MiB"),
         }
     }
 }

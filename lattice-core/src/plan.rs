@@ -12,6 +12,7 @@
 //!
 //! * `links`: links with their values merged and checked
 //! * `standing`: how each host stands, by verdicts and the operator
+//! * `rulings`: what policies leave of each host
 //! * `world`: the hosts while a plan is made
 //! * `holding`: what one actor has, may keep and lacks
 //! * `slots`: which host owns which part of an actor
@@ -26,6 +27,7 @@ mod failing;
 mod fill;
 mod holding;
 mod links;
+mod rulings;
 mod settings;
 mod slots;
 mod standing;
@@ -279,10 +281,24 @@ impl Trouble {
         if let Some(first) = ports.first().filter(|_| ports.len() == rejected.len()) {
             return Problem::new(ErrorCode::Failed, first).hint("give the link another --port");
         }
+        if let Some(problem) = denied(actor, *missing, rejected) {
+            return problem;
+        }
         let asked = asked(need);
         let message = format!("actor scale failed: insufficient resources: no host can take {missing} more of {actor}{asked}");
         placeless(Problem::new(ErrorCode::InsufficientResources, message), actor, rejected)
     }
+}
+
+/// An actor that policies keep off every host.
+fn denied(actor: &ActorId, missing: u32, rejected: &[(String, Reject)]) -> Option<Problem> {
+    let by_policy = |why: &Reject| matches!(why, Reject::Policy { .. } | Reject::PolicyMemory { .. });
+    let (_, first) = rejected.first().filter(|_| rejected.iter().all(|(_, why)| by_policy(why)))?;
+    let code = if matches!(first, Reject::Policy { contract: Some(_), .. }) { ErrorCode::CapabilityDenied } else { ErrorCode::Denied };
+    let mut problem = Problem::new(code, format!("{first}; no host may run {missing} more of {actor}"));
+    problem.causes = rejected.iter().map(|(host, why)| format!("{host}: {why}")).collect();
+    let places = format!("`lattice-ctl schedule explain {actor}` shows each host, `lattice-ctl policy status` what it enforces");
+    Some(problem.hint(format!("{places}; a new version of the policy or `lattice-ctl policy rollback` lifts it")))
 }
 
 /// With the reason of each host, and what to do.
@@ -394,4 +410,4 @@ fn work_digest(assignments: &BTreeMap<HostId, Assignment>) -> Digest {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -15,6 +15,7 @@ pub mod accept;
 pub mod effects;
 pub mod force;
 pub mod network;
+pub mod posted;
 pub mod report;
 pub mod rules;
 pub mod scope;

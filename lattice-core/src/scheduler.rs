@@ -1,14 +1,14 @@
 //! The scheduler: from heartbeats and stored state to commits of the plan.
 //!
 //! A state machine without I/O. Whoever drives it hands over what comes in ([`Scheduler::handle_heartbeat`],
-//! [`Scheduler::handle_desired_changed`], [`Scheduler::handle_verdict_changed`]), then carries out each [`Step`] of [`Scheduler::poll_step`] and hands over what
-//! came of it, until there is none. Every message may be such an occasion: there is no timer besides heartbeats.
+//! [`Scheduler::handle_desired_changed`], [`Scheduler::handle_verdict_changed`], [`Scheduler::handle_policy_changed`]), then
+//! carries out each [`Step`] of [`Scheduler::poll_step`] and hands over what came of it, until there is none. Every message may be such an occasion: there is no timer besides heartbeats.
 //!
 //! **Invariants.** A plan is only made from stored state that was read after the last conflict, and is committed on
 //! condition of its parent: replicas may race, one of them wins, the others read again. Hosts count as there while their
 //! last heartbeat is younger than three intervals of the lattice's profile; nothing is moved because one is not. A verdict
 //! comes before everything else: it is read and planned for without reading anything else first. The cost of a heartbeat does
-//! not depend on the number of hosts.
+//! not depend on the number of hosts. Policies are read unverified: they decide about places alone ([`crate::policy::posted`]).
 
 mod hosts;
 
@@ -20,6 +20,7 @@ use crate::id::{ActorId, Generation, HostId, HostName, Region, Revision};
 use crate::inventory::Inventory;
 use crate::liveness::FailoverSettings;
 use crate::plan::{self, KeyChange, PlaceError, Plan, PlanState, Site};
+use crate::policy::posted::Posted;
 use crate::timing::{MISSED_HEARTBEATS, RESYNC_INTERVAL, TimingProfile};
 use crate::wire::request::{MAX_PROBE_REGIONS, Probe};
 use crate::wire::schedule::{EdgeNode, Explanation, PastDecision, Placed, PlanAnswer, SchedulerStatus, TaskSpec};
@@ -41,6 +42,9 @@ const LOOK_EVERY_MS: Millis = RESYNC_INTERVAL.as_millis() as Millis / 12;
 const PROBE_EVERY_MS: Millis = 15_000;
 /// Conflicts with other replicas after which the next heartbeat is waited for; each of them means that somebody planned.
 const MAX_CONFLICTS: u32 = 10;
+/// How long hosts that say what they enforce now are gathered before a plan follows from that: after a new policy all of
+/// them say so at about the same time.
+const GATHER_MS: Millis = 250;
 /// Pause after a failure of the store.
 const RETRY_AFTER_MS: Millis = 1_000;
 /// Decisions about one actor that are kept.
@@ -55,10 +59,12 @@ pub enum Step {
     AskHosts,
     /// Tell all hosts to measure their round trips to these regions.
     Probe(Probe),
-    /// Read the last revisions of the buckets of desired state, plan and verdicts: [`Scheduler::handle_revisions`].
+    /// Read the last revisions of the buckets of desired state, plan, verdicts and policies: [`Scheduler::handle_revisions`].
     Look,
     /// Read the verdicts and plan: [`Scheduler::handle_verdicts`].
     ReadVerdicts,
+    /// Read the policies: [`Scheduler::handle_policies`].
+    ReadPolicies,
     /// Read the plan, then desired state: [`Scheduler::handle_stored`].
     Read,
     /// Commit these keys of the plan as one batch: [`Scheduler::handle_committed`], [`Scheduler::handle_conflict`].
@@ -76,6 +82,8 @@ pub struct Scheduler {
     stored: Option<Stored>,
     /// None before they were read.
     verdicts: Option<Verdicts>,
+    /// None before they were read.
+    policies: Option<Posted>,
     /// Revision of the plan's bucket when it was looked at last.
     plan_seen: Revision,
     /// A plan that is on its way.
@@ -86,7 +94,10 @@ pub struct Scheduler {
     looked: Option<Millis>,
     must_read: bool,
     must_read_verdicts: bool,
+    must_read_policies: bool,
     must_plan: bool,
+    /// When to plan for what hosts say that they enforce.
+    gathered_at: Option<Millis>,
     /// What is to be planned for is a verdict.
     urgent: bool,
     conflicts: u32,
@@ -119,6 +130,7 @@ impl Scheduler {
             hosts: Hosts::default(),
             stored: None,
             verdicts: None,
+            policies: None,
             plan_seen: Revision(0),
             pending: None,
             record: BTreeMap::new(),
@@ -127,7 +139,9 @@ impl Scheduler {
             looked: None,
             must_read: true,
             must_read_verdicts: true,
+            must_read_policies: true,
             must_plan: false,
+            gathered_at: None,
             urgent: false,
             conflicts: 0,
             retry_at: 0,
@@ -140,12 +154,17 @@ impl Scheduler {
         let Some(news) = self.hosts.handle_heartbeat(subject, payload, now, fresh_for) else { return };
         let Some(stored) = &mut self.stored else { return };
         if let Some(site) = &mut stored.site
-            && !site.update(&news.report)
+            && (news.enforces_anew || !site.update(&news.report))
         {
             stored.site = None;
         }
         let waits = stored.handing_over || !stored.troubles.is_empty();
         self.must_plan |= news.joined || (waits && news.material);
+        if news.enforces_anew {
+            self.gathered_at.get_or_insert(now.saturating_add(GATHER_MS));
+        }
+        let ahead = |known: &Posted| news.report.policy.as_ref().is_some_and(|said| known.is_behind(said));
+        self.must_read_policies |= news.enforces_anew && self.policies.as_ref().is_some_and(ahead);
     }
 
     /// Desired state has changed, by a message that may have been overtaken by others.
@@ -158,17 +177,47 @@ impl Scheduler {
         self.must_read_verdicts = true;
     }
 
+    /// A policy has changed, by a message that may have been overtaken by others.
+    pub fn handle_policy_changed(&mut self) {
+        self.must_read_policies = true;
+    }
+
     /// Reads stored state again before anything else, as after an interruption.
     pub fn handle_reconnected(&mut self) {
-        (self.must_read, self.must_read_verdicts) = (true, true);
+        (self.must_read, self.must_read_verdicts, self.must_read_policies) = (true, true, true);
         self.pending = None;
     }
 
-    /// The last revisions of the buckets of desired state, plan and verdicts.
-    pub fn handle_revisions(&mut self, desired: Revision, plan: Revision, verdicts: Revision) {
+    /// The last revisions of the buckets of desired state, plan, verdicts and policies; 0 for one that does not exist.
+    pub fn handle_revisions(&mut self, desired: Revision, plan: Revision, verdicts: Revision, policies: Revision) {
         let known = self.stored.as_ref().is_some_and(|stored| stored.revision >= desired);
         self.must_read |= !known || plan != self.plan_seen;
         self.must_read_verdicts |= self.verdicts.as_ref().is_none_or(|known| known.revision < verdicts);
+        self.must_read_policies |= self.policies.as_ref().is_none_or(|known| known.revision < policies);
+    }
+
+    /// What was read: the entries of the policies' bucket, with its revision.
+    ///
+    /// # Errors
+    /// The first key that makes no sense. The others count.
+    pub fn handle_policies<'a>(
+        &mut self,
+        entries: impl IntoIterator<Item = (&'a str, &'a [u8])>,
+        revision: Revision,
+    ) -> Result<(), CorruptKey> {
+        let (mut policies, mut corrupt) = (Posted::at(revision), None);
+        for (key, document) in entries {
+            if let Err(error) = policies.insert(key, document) {
+                corrupt.get_or_insert(error);
+            }
+        }
+        self.must_read_policies = false;
+        self.must_plan |= self.policies.as_ref().is_none_or(|known| !known.says_the_same(&policies));
+        self.policies = Some(policies);
+        if let Some(stored) = &mut self.stored {
+            stored.site = None;
+        }
+        corrupt.map_or(Ok(()), Err)
     }
 
     /// What was read: the entries of the verdicts' bucket, with its revision.
@@ -280,10 +329,16 @@ impl Scheduler {
         if self.must_read {
             return Some(Step::Read);
         }
+        if self.must_read_policies {
+            return Some(Step::ReadPolicies);
+        }
         if self.looked.is_none_or(|at| now.saturating_sub(at) >= LOOK_EVERY_MS) {
             self.looked = Some(now);
             self.hosts.forget_gone(now, |host| self.stored.as_ref().is_some_and(|stored| stored.plan.assignments.contains_key(host)));
             return Some(Step::Look);
+        }
+        if self.gathered_at.is_some_and(|at| at <= now) {
+            (self.gathered_at, self.must_plan) = (None, true);
         }
         if self.must_plan && self.is_ready(now) { self.plan(now) } else { None }
     }
@@ -321,10 +376,10 @@ impl Scheduler {
         Some(Step::Commit(batch))
     }
 
-    /// Whether enough is known to plan: stored state, verdicts, and every host of the plan was heard, is taken for gone, or
+    /// Whether enough is known to plan: stored state, verdicts, policies, and every host of the plan was heard, is taken for gone, or
     /// had the time to be heard.
     pub fn is_ready(&self, now: Millis) -> bool {
-        let (Some(stored), Some(verdicts)) = (&self.stored, &self.verdicts) else { return false };
+        let (Some(stored), Some(verdicts), Some(_)) = (&self.stored, &self.verdicts, &self.policies) else { return false };
         let fresh_for = fresh_for_ms(stored.profile);
         let is_dead = |host: &HostId| verdicts.hosts.get(host).is_some_and(|verdict| verdict.standing == Standing::Dead);
         let heard = |host: &HostId| self.hosts.is_fresh(host, now, fresh_for) || is_dead(host);
@@ -339,7 +394,8 @@ impl Scheduler {
 
     fn inventory(&self, now: Millis) -> Inventory {
         let assignments = self.stored.iter().flat_map(|stored| stored.plan.assignments.values());
-        Inventory::new(self.hosts.fresh(now, self.fresh_for_ms()).cloned(), assignments)
+        let policies = self.policies.clone().unwrap_or_default();
+        Inventory::new(self.hosts.fresh(now, self.fresh_for_ms()).cloned(), assignments).under(policies)
     }
 
     /// Whether the plan follows desired state at `revision` or later; the answer to a `plan` request then.

@@ -359,6 +359,8 @@ pub enum Heard {
     DesiredChanged,
     /// A verdict was committed.
     VerdictChanged,
+    /// A policy was committed.
+    PolicyChanged,
     /// A question.
     Question(SchedulerVerb),
 }
@@ -372,6 +374,7 @@ impl Heard {
             ("hb", _) => Self::Heartbeat,
             ("changed", key) if key.starts_with("desired.") => Self::DesiredChanged,
             ("changed", key) if key.starts_with("verdict.") => Self::VerdictChanged,
+            ("changed", key) if key.starts_with("policy.") => Self::PolicyChanged,
             ("sched", verb) => Self::Question(SchedulerVerb::ALL.into_iter().find(|known| known.token() == verb)?),
             _ => return None,
         };

@@ -34,6 +34,8 @@ pub const DESIRED: &str = "desired";
 pub const PLAN: &str = "plan";
 /// Name by which they know the bucket of verdicts.
 pub const VERDICTS: &str = "verdicts";
+/// Name by which they know the bucket of policies.
+pub const POLICIES: &str = "policies";
 /// Name by which they know the stream of leases.
 pub const LEASES: &str = "leases";
 
@@ -95,12 +97,14 @@ pub fn providers(actor: SystemActor) -> BTreeMap<ProviderId, ProviderAssignment>
 }
 
 fn scheduler_links(lattice: &LatticeName) -> [Option<LinkAssignment>; 4] {
-    let heard = [subject::heartbeats(lattice), subject::desired_changes(lattice), subject::verdict_changes(lattice)];
+    let changes = [subject::desired_changes(lattice), subject::verdict_changes(lattice), subject::policy_changes(lattice)];
+    let heard: Vec<String> = [subject::heartbeats(lattice)].into_iter().chain(changes).collect();
     let said = [subject::request_all(lattice, Verb::Report), subject::probe(lattice)];
     let buckets = BTreeMap::from([
         bucket(DESIRED, subject::desired_bucket(lattice), false),
         bucket(PLAN, subject::plan_bucket(lattice), true),
         bucket(VERDICTS, subject::verdict_bucket(lattice), false),
+        bucket(POLICIES, subject::policy_bucket(lattice), false),
     ]);
     [
         link("lattice-broadcast", MESSAGING, messaging(Delivery::Broadcast, &heard, &said)),
@@ -212,12 +216,13 @@ mod tests {
         for allowed in ["lat.default.req.all.report", "lat.default.probe"] {
             assert!(may(allowed), "{allowed}");
         }
-        for denied in ["lat.default.hb.eu.N", "lat.default.req.all.ping", "lat.other.probe", "$KV.LAT_default_PLAN.head", "edge.result.eu"]
+        for denied in ["lat.default.hb.eu.N", "lat.default.req.all.ping", "lat.other.probe", "$KV.LAT_default_PLAN.head", "$KV.LAT_default_POLICY.policy.a"]
         {
             assert!(!may(denied), "{denied}");
         }
         let heard: Vec<&str> = messaging.iter().flat_map(|settings| &settings.subscriptions).map(SubjectPattern::as_str).collect();
-        assert_eq!(heard, ["lat.default.hb.>", "lat.default.changed.desired.>", "lat.default.changed.verdict.>", "lat.default.sched.*"]);
+        let changed = ["lat.default.changed.desired.>", "lat.default.changed.verdict.>", "lat.default.changed.policy.>"];
+        assert_eq!(heard, [&["lat.default.hb.>"], &changed[..], &["lat.default.sched.*"]].concat());
     }
 
     #[test]
@@ -230,8 +235,8 @@ mod tests {
         let buckets = &store.unwrap().buckets;
         assert_eq!(buckets[DESIRED], StoreBucket { bucket: "LAT_l_DESIRED".into(), subjects: None, write: false });
         assert_eq!(buckets[PLAN], StoreBucket { bucket: "LAT_l_PLAN".into(), subjects: None, write: true });
-        assert!(!buckets[VERDICTS].write);
-        assert_eq!(buckets.len(), 3);
+        assert!(!buckets[VERDICTS].write && !buckets[POLICIES].write);
+        assert_eq!(buckets.len(), 4);
     }
 
     #[test]

@@ -9,7 +9,8 @@ use lattice_core::error::{ErrorCode, Problem};
 use lattice_core::id::{HostId, Revision};
 use lattice_core::inventory::Inventory;
 use lattice_core::plan::PlanState;
-use lattice_core::subject::Verb;
+use lattice_core::policy::posted::Posted;
+use lattice_core::subject::{self, Verb};
 use lattice_core::wire::verdict::Verdicts;
 use lattice_core::wire::{self, report::HostReport};
 use lattice_nats::StoreError;
@@ -42,8 +43,8 @@ impl View {
     /// # Errors
     /// `lattice … does not exist`; what the store says.
     pub(crate) async fn read(session: &Session) -> Outcome<Self> {
-        let Stored { plan, desired, revision, verdicts } = stored(session).await?;
-        let inventory = Inventory::new(reports(session, &plan).await?, plan.assignments.values());
+        let Stored { plan, desired, revision, verdicts, policies } = stored(session).await?;
+        let inventory = Inventory::new(reports(session, &plan).await?, plan.assignments.values()).under(policies);
         Ok(Self { desired, revision, plan, verdicts, inventory })
     }
 
@@ -52,8 +53,8 @@ impl View {
     /// # Errors
     /// As [`View::read`].
     pub(crate) async fn renewed(&self, session: &Session) -> Outcome<Self> {
-        let Stored { plan, desired, revision, verdicts } = stored(session).await?;
-        let inventory = Inventory::new(self.inventory.hosts.values().cloned(), plan.assignments.values());
+        let Stored { plan, desired, revision, verdicts, policies } = stored(session).await?;
+        let inventory = Inventory::new(self.inventory.hosts.values().cloned(), plan.assignments.values()).under(policies);
         Ok(Self { desired, revision, plan, verdicts, inventory })
     }
 
@@ -69,6 +70,7 @@ struct Stored {
     desired: Desired,
     revision: Revision,
     verdicts: Verdicts,
+    policies: Posted,
 }
 
 /// The plan first, so that none is ever made from a desired state or from verdicts that are older than those of its parent.
@@ -79,8 +81,19 @@ async fn stored(session: &Session) -> Outcome<Stored> {
         Err(StoreError::Missing { .. }) => Verdicts::default(),
         other => other?,
     };
+    let policies = posted(session).await?;
     let (desired, revision) = session.lattice.read_desired().await.map_err(|error| no_lattice(session, error))?;
-    Ok(Stored { plan, desired, revision, verdicts })
+    Ok(Stored { plan, desired, revision, verdicts, policies })
+}
+
+/// The policies, as the scheduler sees them: what cannot be read is as if it were not there.
+async fn posted(session: &Session) -> Outcome<Posted> {
+    let mut posted = Posted::default();
+    for (policy, stored) in session.lattice.read_policies().await? {
+        // `policy status` and `doctor` name it.
+        let _ = posted.insert(&subject::policy_key(&policy), &stored.document);
+    }
+    Ok(posted)
 }
 
 /// Asks every host. Those that were told to stop are not waited for.

@@ -30,7 +30,7 @@ use lattice_core::id::{ActorId, LatticeName, Revision};
 use lattice_core::plan::KeyChange;
 use lattice_core::scheduler::{MAX_HISTORY, Millis, Scheduler, Step};
 use lattice_core::subject::{self, Heard, SchedulerVerb, Verb};
-use lattice_core::system::{DESIRED, PLAN, VERDICTS};
+use lattice_core::system::{DESIRED, PLAN, POLICIES, VERDICTS};
 use lattice_core::wire;
 use lattice_core::wire::schedule::PastDecision;
 
@@ -85,6 +85,7 @@ impl Replica {
             // Whoever asks for a plan knows of a change that may not have been heard here yet.
             Heard::DesiredChanged | Heard::Question(SchedulerVerb::Plan) => self.scheduler.handle_desired_changed(),
             Heard::VerdictChanged => self.scheduler.handle_verdict_changed(),
+            Heard::PolicyChanged => self.scheduler.handle_policy_changed(),
             Heard::Question(_) => {}
         }
         self.work(&lattice);
@@ -111,14 +112,15 @@ impl Replica {
             Step::Probe(probe) => noted(publish(&subject::probe(lattice), wire::encode(&probe))),
             Step::Look => {
                 let last = |bucket| store::info(bucket).map(|info| Revision(info.last_revision)).map_err(|error| failed(bucket, error));
-                let verdicts = match store::info(VERDICTS) {
-                    Ok(info) => Revision(info.last_revision),
-                    Err(Error::NoSuchBucket) => Revision(0),
-                    Err(error) => return Err(failed(VERDICTS, error)),
+                let if_any = |bucket| match store::info(bucket) {
+                    Ok(info) => Ok(Revision(info.last_revision)),
+                    Err(Error::NoSuchBucket) => Ok(Revision(0)),
+                    Err(error) => Err(failed(bucket, error)),
                 };
-                self.scheduler.handle_revisions(last(DESIRED)?, last(PLAN)?, verdicts);
+                self.scheduler.handle_revisions(last(DESIRED)?, last(PLAN)?, if_any(VERDICTS)?, if_any(POLICIES)?);
             }
             Step::ReadVerdicts => self.read_verdicts()?,
+            Step::ReadPolicies => self.read_policies()?,
             Step::Read => {
                 let list = |bucket| store::list(bucket).map_err(|error| failed(bucket, error));
                 let (plan, desired) = (list(PLAN)?, list(DESIRED)?);
@@ -143,6 +145,20 @@ impl Replica {
             // A lattice in which nobody judges.
             Err(Error::NoSuchBucket) => self.scheduler.handle_verdicts([], Revision(0)),
             Err(error) => return Err(failed(VERDICTS, error)),
+        };
+        noted(read.map_err(|error| error.to_string()));
+        Ok(())
+    }
+
+    fn read_policies(&mut self) -> Result<(), String> {
+        let read = match store::list(POLICIES) {
+            Ok(listing) => {
+                let entries = listing.entries.iter().map(|entry| (entry.key.as_str(), entry.value.as_slice()));
+                self.scheduler.handle_policies(entries, Revision(listing.revision))
+            }
+            // A lattice in which no policy was ever put.
+            Err(Error::NoSuchBucket) => self.scheduler.handle_policies([], Revision(0)),
+            Err(error) => return Err(failed(POLICIES, error)),
         };
         noted(read.map_err(|error| error.to_string()));
         Ok(())

@@ -85,6 +85,8 @@ pub struct Site {
     strategy: Strategy,
     /// Who is there and could make room.
     tenants: BTreeMap<HostId, Vec<(ActorId, Tenant)>>,
+    /// Where policies let nothing start.
+    shut: BTreeMap<HostId, Reject>,
 }
 
 impl Site {
@@ -98,7 +100,9 @@ impl Site {
                 tenants.entry(host.clone()).or_default().push((holding.id.clone(), tenant));
             }
         }
-        Self { strategy: world.settings.strategy, promised: world.promised, table: world.table, tenants }
+        let shut = |id: &HostId| world.shuts_out_all(id).map(|why| (id.clone(), why));
+        let shut = inventory.hosts.keys().filter_map(shut).collect();
+        Self { strategy: world.settings.strategy, promised: world.promised, table: world.table, tenants, shut }
     }
 
     /// Takes in what a host says of itself now; whether it is one of these hosts, and of the same region and labels.
@@ -125,7 +129,11 @@ impl Site {
         let rules: Needs = task.rules().map_err(PlaceError::Task)?;
         let need = Need { cpu: rules.cpu, cpu_from: Source::Asked, memory_mb: rules.memory_mb, memory_from: Source::Asked };
         let ask = Ask { need, rules: &rules, strategy: self.strategy };
-        let admits = |_, node: &Node| if there(&node.id) { Ok(()) } else { Err(Reject::Closed(Closed::Silent)) };
+        let there = |host: &HostId| {
+            let heard = if there(host) { Ok(()) } else { Err(Reject::Closed(Closed::Silent)) };
+            heard.and_then(|()| self.shut.get(host).map_or(Ok(()), |why| Err(why.clone())))
+        };
+        let admits = |_, node: &Node| there(&node.id);
         let search = Candidates { ask: &ask, admits, held: |_: Index| 0, first: 0 };
         let placed = |node: &Node, fallback, displaces| Placed {
             task_id: task.task_id.clone(),
@@ -138,7 +146,7 @@ impl Site {
         if let Some((node, fallback)) = self.table.best(&search).and_then(|(index, far)| Some((self.table.get(index)?, far))) {
             return Ok(placed(node, fallback, BTreeMap::new()));
         }
-        let Some((node, victims)) = self.make_way(&ask, &there) else {
+        let Some((node, victims)) = self.make_way(&ask, |host| there(host).is_ok()) else {
             let why = |(index, node): (usize, &Node)| Some((node.name.to_string(), self.table.takes(index, node, &search).err()?));
             let rejected = self.table.nodes().iter().enumerate().filter_map(why).take(super::MAX_REJECTIONS).collect();
             return Err(PlaceError::NoHost(rejected));
@@ -148,7 +156,7 @@ impl Site {
     }
 
     /// The host on which the least has to make room, and what.
-    fn make_way(&self, ask: &Ask<'_>, there: &impl Fn(&HostId) -> bool) -> Option<(&Node, BTreeMap<ActorId, u32>)> {
+    fn make_way(&self, ask: &Ask<'_>, there: impl Fn(&HostId) -> bool) -> Option<(&Node, BTreeMap<ActorId, u32>)> {
         let able = self.table.nodes().iter().enumerate().filter(|(_, node)| there(&node.id) && ask.suits(node).is_ok());
         let options = able.filter_map(|(index, node)| {
             let tenants = self.tenants.get(&node.id)?;

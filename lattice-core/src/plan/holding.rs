@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::failing::{Kept, LeftBehind, Moved};
 use super::fill::STEPS;
+use super::rulings::Asks;
 use super::slots::{Slots, Stay};
 use super::world::{Admission, World};
 use super::{Choice, Displaced, LinkFault, MAX_REJECTIONS, PlanState, Trouble, links};
@@ -38,7 +39,9 @@ pub(super) struct Holding<'a> {
     retained: BTreeMap<HostId, u32>,
     /// Instances that hosts had which are gone.
     lost: BTreeMap<HostId, u32>,
-    /// Those of them that found no other place; slots are dealt to their host again instead.
+    /// Instances on hosts whose policies stop them.
+    refused: BTreeMap<HostId, u32>,
+    /// Those of both that found no other place; slots are dealt to their host again instead.
     left: BTreeMap<HostId, u32>,
     /// Instances that stay on hosts that are gone, and why.
     stays: Vec<(HostId, u32, Kept)>,
@@ -91,6 +94,7 @@ impl<'a> Holding<'a> {
             leaving: BTreeMap::new(),
             retained: BTreeMap::new(),
             lost: BTreeMap::new(),
+            refused: BTreeMap::new(),
             left: BTreeMap::new(),
             stays: Vec::new(),
             moved: BTreeMap::new(),
@@ -106,7 +110,9 @@ impl<'a> Holding<'a> {
         let names = world.desired.links_of(self.id).map(|link| &link.target).collect();
         let rules = &self.spec.needs;
         let ask = Ask { need: self.need, rules, strategy: rules.strategy.unwrap_or(world.settings.strategy) };
-        Admission { id: self.id, ask, ports: ports(&self.links), providers: names }
+        let asks = Asks::new(self.links.iter().map(|link| link.contract), rules.memory_mb);
+        let asks = Some(asks).filter(|_| self.spec.system.is_none());
+        Admission { id: self.id, ask, ports: ports(&self.links), providers: names, asks }
     }
 
     /// Whether it makes room for an actor that matters more. Strict slots could not do so at once.
@@ -165,7 +171,7 @@ impl<'a> Holding<'a> {
             let kept = match (stay, &mut self.slots) {
                 (_, Some(slots)) => slots.settle(self.id, host, stay, world),
                 (Stay::Here(stays), None) => stays,
-                (Stay::Leaving | Stay::Lost | Stay::Dropped, None) => 0,
+                (Stay::Leaving | Stay::Lost | Stay::Refused | Stay::Dropped, None) => 0,
             };
             if kept > 0 {
                 self.placed.insert(host.clone(), kept);
@@ -202,8 +208,14 @@ impl<'a> Holding<'a> {
         if moves && (targets.is_none() || wanted == 0) {
             return Stay::Leaving;
         }
-        let allowed = self.is_frozen(world) || (world.admits(admission, host).is_ok() && labels_suit(world, admission, host));
-        if wanted > 0 && allowed { Stay::Here(wanted) } else { Stay::Dropped }
+        if self.is_frozen(world) {
+            return if wanted > 0 { Stay::Here(wanted) } else { Stay::Dropped };
+        }
+        if wanted == 0 || world.suits(admission, host).is_err() || !labels_suit(world, admission, host) {
+            return Stay::Dropped;
+        }
+        let bound = self.spec.needs.class == Class::Autonomous;
+        if bound || world.keeps(admission, host).is_ok() { Stay::Here(wanted) } else { Stay::Refused }
     }
 
     /// Notes instances that a host does not keep, so that they are replaced or stay until they are.
@@ -218,6 +230,7 @@ impl<'a> Holding<'a> {
                 self.lost.insert(host.clone(), instances);
             }
             Stay::Leaving => drop(self.leaving.insert(host.clone(), instances)),
+            Stay::Refused => drop(self.refused.insert(host.clone(), instances)),
             Stay::Here(_) | Stay::Dropped => {}
         }
     }
@@ -333,8 +346,8 @@ impl<'a> Holding<'a> {
     }
 
     /// Decides what becomes of instances that have to leave, after others were placed: slots go at once; others stay until as
-    /// many as should run are ready elsewhere, or as many as find no other place. What a host had that is gone goes at once,
-    /// except for what finds no other place.
+    /// many as should run are ready elsewhere, or as many as find no other place. What a host had that is gone, or that its
+    /// policies have stopped, goes at once, except for what finds no other place.
     pub(super) fn hand_over(&mut self, world: &World<'a>) {
         match self.slots.as_mut().and_then(|slots| slots.deal(&mut self.placed, world, self.id)) {
             Some(dealt) => {
@@ -346,7 +359,7 @@ impl<'a> Holding<'a> {
             }
             None => {
                 let mut lacking = self.lacking();
-                for (host, instances) in &self.lost {
+                for (host, instances) in self.lost.iter().chain(&self.refused) {
                     let stays = (*instances).min(lacking);
                     if stays > 0 {
                         lacking -= stays;
@@ -360,6 +373,18 @@ impl<'a> Holding<'a> {
         for (from, to) in self.moved.keys() {
             if let Some(choice) = self.choices.iter_mut().find(|choice| choice.host == *to) {
                 choice.reason.push_str(&format!("; {} is gone: {}", world.inventory.name_of(from), world.standings.reason(from)));
+            }
+        }
+        self.tell_refusals(world);
+    }
+
+    /// Says with what was placed who refuses it now.
+    fn tell_refusals(&mut self, world: &World<'a>) {
+        let admission = self.admission(world);
+        let Some(choice) = self.choices.first_mut() else { return };
+        for from in self.refused.keys() {
+            if let Err(why) = world.keeps(&admission, from) {
+                choice.reason.push_str(&format!("; {} has stopped it: {why}", world.inventory.name_of(from)));
             }
         }
     }

@@ -24,6 +24,8 @@ pub(super) enum Stay {
     Leaving,
     /// Their host is gone.
     Lost,
+    /// Policies of their host, which goes on, have stopped them.
+    Refused,
     /// They are not wanted there any more.
     Dropped,
 }
@@ -137,7 +139,7 @@ impl Slots {
     pub(super) fn settle(&mut self, actor: &ActorId, host: &HostId, stay: Stay, world: &World<'_>) -> u32 {
         let stays = match stay {
             Stay::Here(stays) => stays,
-            Stay::Leaving | Stay::Lost | Stay::Dropped => 0,
+            Stay::Leaving | Stay::Lost | Stay::Refused | Stay::Dropped => 0,
         };
         let (mut kept, mut known) = (0, false);
         for (slot, had) in self.had.iter_mut().filter(|(_, had)| had.host == *host) {
@@ -153,7 +155,7 @@ impl Slots {
                 Class::Shared | Class::Fenced | Class::Autonomous => match stay {
                     Stay::Here(_) if kept < stays => Now::Kept,
                     Stay::Here(_) | Stay::Dropped => Now::Free,
-                    Stay::Leaving => Now::Leaving,
+                    Stay::Leaving | Stay::Refused => Now::Leaving,
                     Stay::Lost => Now::Lost,
                 },
             };
@@ -266,7 +268,8 @@ impl Slots {
 
     /// What a host owns.
     pub(super) fn ownership(&self, host: &HostId) -> Option<Ownership> {
-        let slots = self.dealt.get(host)?;
+        // Where every host has its own, what stays although it was not placed keeps what it had.
+        let slots = self.dealt.get(host).or_else(|| self.own_before.get(host))?;
         Some(Ownership { class: self.class, of: self.count, slots: slots.clone() })
     }
 
@@ -291,14 +294,14 @@ fn strict(actor: &ActorId, slot: u32, had: &Had, stay: Stay, may_stay: bool, wor
         let released = world.has_released(actor, &had.host, slot);
         return match stay {
             Stay::Lost if released => Now::Lost,
-            Stay::Here(_) | Stay::Leaving | Stay::Dropped if released => Now::Free,
-            Stay::Here(_) | Stay::Leaving | Stay::Lost | Stay::Dropped => Now::Releasing,
+            Stay::Here(_) | Stay::Leaving | Stay::Refused | Stay::Dropped if released => Now::Free,
+            Stay::Here(_) | Stay::Leaving | Stay::Lost | Stay::Refused | Stay::Dropped => Now::Releasing,
         };
     }
     match stay {
         Stay::Here(_) if may_stay => Now::Kept,
         // A host that is heard can be told; of another one it is not known what it still runs.
         Stay::Lost if !world.can_be_told(&had.host) => Now::Kept,
-        Stay::Here(_) | Stay::Leaving | Stay::Lost | Stay::Dropped => Now::Releasing,
+        Stay::Here(_) | Stay::Leaving | Stay::Lost | Stay::Refused | Stay::Dropped => Now::Releasing,
     }
 }

@@ -1,6 +1,7 @@
 mod failing;
 mod lattice;
 mod moving;
+pub(crate) mod policies;
 mod random;
 mod slots;
 mod storm;
@@ -24,7 +25,7 @@ fn component(hosts: &[u8], max: u32) -> ComponentSpec {
     ComponentSpec { max, hosts: hosts.iter().map(|n| host_id(*n)).collect(), ..ComponentSpec::new("file://a.wasm", Digest::of(b"a")) }
 }
 
-fn link(source: &str, target: &str, contract: Contract, values: &[(&str, &str)]) -> LinkSpec {
+pub(crate) fn link(source: &str, target: &str, contract: Contract, values: &[(&str, &str)]) -> LinkSpec {
     LinkSpec {
         source: actor(source),
         target: ProviderId::new(target).unwrap(),

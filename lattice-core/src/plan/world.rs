@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::rulings::{Asks, Rulings};
 use super::standing::{Fate, Standings};
 use super::{Input, PlanState, Settings};
 use crate::desired::Desired;
@@ -42,6 +43,7 @@ pub(super) struct World<'a> {
     pub(super) promised: BTreeMap<Index, (u32, u32)>,
     /// Slots of strict actors by the hosts that say that they run them.
     running: BTreeMap<&'a ActorId, Vec<(u32, &'a HostId)>>,
+    rulings: Rulings<'a>,
 }
 
 impl<'a> World<'a> {
@@ -74,6 +76,7 @@ impl<'a> World<'a> {
             ports,
             promised,
             running,
+            rulings: Rulings::new(inventory),
         }
     }
 
@@ -115,8 +118,28 @@ impl<'a> World<'a> {
         self.running.get(actor).map_or(&[], Vec::as_slice)
     }
 
-    /// Whether an actor may be on a host at all: labels, providers, company, ports. Size is another question.
+    /// Whether an actor may be placed on a host: policies, providers, company, ports. Size is another question.
     pub(super) fn admits(&self, actor: &Admission<'_>, host: &HostId) -> Result<(), Reject> {
+        self.rulings.admits(actor.asks, host)?;
+        self.suits(actor, host)
+    }
+
+    /// Whether a host goes on with an actor that it has, as far as policies say.
+    pub(super) fn keeps(&self, actor: &Admission<'_>, host: &HostId) -> Result<(), Reject> {
+        let runs = || {
+            let report = self.inventory.hosts.get(host).and_then(|report| report.components.get(actor.id));
+            report.is_some_and(|component| component.state == ComponentState::Running)
+        };
+        self.rulings.keeps(actor.asks, host, runs())
+    }
+
+    /// Why policies let nothing at all start on a host, if so.
+    pub(super) fn shuts_out_all(&self, host: &HostId) -> Option<Reject> {
+        self.rulings.admits(Some(Asks::new([], 0)), host).err()
+    }
+
+    /// Whether an actor may be on a host: providers, company, ports.
+    pub(super) fn suits(&self, actor: &Admission<'_>, host: &HostId) -> Result<(), Reject> {
         for provider in &actor.providers {
             if self.desired.providers.get(*provider).is_some_and(|spec| !spec.hosts.is_empty() && !spec.hosts.contains(host)) {
                 return Err(Reject::Provider((*provider).clone()));
@@ -254,6 +277,8 @@ pub(super) struct Admission<'a> {
     pub(super) ports: Vec<u16>,
     /// Providers that its links name.
     pub(super) providers: Vec<&'a ProviderId>,
+    /// What it asks of policies; none if it is beyond them.
+    pub(super) asks: Option<Asks>,
 }
 
 /// Slots of strict actors with the hosts that say that they run them.

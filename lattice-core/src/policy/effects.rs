@@ -79,10 +79,15 @@ pub fn may_start(force: &InForce, actor: &ComponentAssignment, shape: Option<&Co
 /// Where it is denied, if it is at one point, and why.
 pub fn admits(force: &InForce, contracts: &BTreeSet<Contract>) -> Result<(), (Option<Point>, Denied)> {
     force.may_start().map_err(|why| (None, why.clone()))?;
-    match first_stop(force, &used(contracts, None), false) {
-        Some((point, why)) => Err((Some(point), why.clone())),
-        None => Ok(()),
-    }
+    keeps(force, contracts).map_err(|(point, why)| (Some(point), why.clone()))
+}
+
+/// The same for an actor that runs there already: whether it goes on.
+///
+/// # Errors
+/// Where it is denied, and why.
+pub fn keeps<'a>(force: &'a InForce, contracts: &BTreeSet<Contract>) -> Result<(), (Point, &'a Denied)> {
+    first_stop(force, &used(contracts, None), false).map_or(Ok(()), Err)
 }
 
 /// What a change of policy does to an actor, as an event tells it.

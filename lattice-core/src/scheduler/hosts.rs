@@ -40,6 +40,8 @@ pub(super) struct News {
     pub(super) joined: bool,
     /// Something changed that a plan could wait for.
     pub(super) material: bool,
+    /// It says something new of the policies that it enforces.
+    pub(super) enforces_anew: bool,
 }
 
 impl Hosts {
@@ -62,16 +64,18 @@ impl Hosts {
                 }
                 let was_silent = !seen.is_fresh(now, fresh_for);
                 let (material, loses) = (differs(&seen.report, &report), loses(&seen.report, &report));
+                let enforces_anew = seen.report.policy != report.policy;
                 if restarted {
                     (seen.older, seen.older_at) = (0, 0);
                 }
                 (seen.report, seen.at) = (report.clone(), now);
                 let joined = restarted || was_silent || loses;
-                News { report, joined, material }
+                News { report, joined, material, enforces_anew }
             }
             None => {
                 self.seen.insert(report.id.clone(), Seen { report: report.clone(), at: now, older: 0, older_at: 0 });
-                News { report, joined: true, material: true }
+                let enforces_anew = report.policy.is_some();
+                News { report, joined: true, material: true, enforces_anew }
             }
         };
         Some(news)

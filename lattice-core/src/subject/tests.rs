@@ -64,6 +64,7 @@ fn what_the_scheduler_hears() {
     check("lat.default.hb.eu.N", Some(Heard::Heartbeat));
     check("lat.default.changed.desired.component.a", Some(Heard::DesiredChanged));
     check("lat.default.changed.verdict.host.N", Some(Heard::VerdictChanged));
+    check("lat.default.changed.policy.policy.edge", Some(Heard::PolicyChanged));
     for verb in SchedulerVerb::ALL {
         check(&scheduler_request(&lattice, verb), Some(Heard::Question(verb)));
     }

@@ -3,6 +3,7 @@
 use super::*;
 use crate::inventory::tests::{carry_out, verdict};
 use crate::needs::Needs;
+use crate::policy::posted::Posted;
 use crate::wire::assignment::SlotAssignment;
 use crate::wire::report::{HostReport, Profile};
 use crate::wire::verdict::{Standing, Verdict};
@@ -30,12 +31,14 @@ pub(super) struct Lattice {
     pub(super) hosts: Vec<HostReport>,
     pub(super) state: PlanState,
     pub(super) verdicts: Verdicts,
+    pub(super) policies: Posted,
     revision: u64,
 }
 
 impl Lattice {
     pub(super) fn new(hosts: Vec<HostReport>) -> Self {
-        Self { desired: Desired::default(), hosts, state: PlanState::default(), verdicts: Verdicts::default(), revision: 0 }
+        let (desired, state, verdicts) = (Desired::default(), PlanState::default(), Verdicts::default());
+        Self { desired, hosts, state, verdicts, policies: Posted::default(), revision: 0 }
     }
 
     pub(super) fn set(&mut self, id: &str, spec: ComponentSpec) {
@@ -44,12 +47,16 @@ impl Lattice {
 
     pub(super) fn plan(&mut self) -> Plan {
         self.revision += 1;
-        let inventory = Inventory::new(self.hosts.clone(), self.state.assignments.values());
+        let inventory = self.inventory();
         let plan = plan(&self.desired, Revision(self.revision), &inventory, &self.verdicts, &self.state);
         if !plan.is_empty() {
             self.state = self.state.after(&plan, Revision(self.revision));
         }
         plan
+    }
+
+    pub(super) fn inventory(&self) -> Inventory {
+        Inventory::new(self.hosts.clone(), self.state.assignments.values()).under(self.policies.clone())
     }
 
     /// Every host runs what it was told.

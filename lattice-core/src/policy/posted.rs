@@ -1,0 +1,132 @@
+//! The policies of a lattice as they stand in the store: what a plan judges by.
+//!
+//! Nobody has verified them here, because a plan cannot: it is made where no keys are known. They decide where something is
+//! placed and never whether it runs; hosts verify, and are believed about what they enforce. Of each policy only the rules
+//! that decide anything are kept, so that a plan costs the same however many rules there are.
+//!
+//! **Invariant.** What is in force by the rules that are kept is what would be in force by all of them.
+
+use std::collections::BTreeMap;
+
+use super::accept::MAX_POLICIES;
+use super::force::{InForce, Preset};
+use super::report::Enforced;
+use super::rules::{Point, Rule};
+use super::scope::Facts;
+use super::{Bundle, MAX_BUNDLE_BYTES, SecurityPolicy};
+use crate::desired::CorruptKey;
+use crate::id::{ConfigName, Revision};
+use crate::subject;
+use crate::trust::clock::Time;
+use crate::trust::envelope::Envelope;
+
+/// Which of the policies, by their place: there are at most 64.
+pub type Set = u64;
+
+/// The newest document of each policy, unverified.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Posted {
+    bundles: BTreeMap<ConfigName, Bundle>,
+    /// Revision of the bucket when it was read.
+    pub revision: Revision,
+}
+
+impl Posted {
+    /// Policies that were read by somebody else.
+    pub fn new(bundles: impl IntoIterator<Item = Bundle>) -> Self {
+        let named = bundles.into_iter().map(|bundle| (bundle.policy.policy_id.clone(), essence(bundle)));
+        Self { bundles: named.take(MAX_POLICIES).collect(), revision: Revision(0) }
+    }
+
+    /// None yet, of a bucket at this revision.
+    pub fn at(revision: Revision) -> Self {
+        Self { revision, ..Self::default() }
+    }
+
+    /// Takes in one key as it stands in the bucket. Keys that are none of a policy mean nothing.
+    ///
+    /// # Errors
+    /// [`CorruptKey`] if its document cannot be read; it is as if there were none, and hosts keep what they had.
+    pub fn insert(&mut self, key: &str, document: &[u8]) -> Result<(), CorruptKey> {
+        let Some(policy) = subject::policy_of_key(key) else { return Ok(()) };
+        let corrupt = |reason: &str| CorruptKey::new(key, reason);
+        if document.len() > MAX_BUNDLE_BYTES {
+            return Err(corrupt("it is too large"));
+        }
+        let envelope = Envelope::read(document).map_err(|error| corrupt(&error.to_string()))?;
+        let bundle = Bundle::decode(envelope.unverified()).map_err(|error| corrupt(&error.to_string()))?;
+        if bundle.policy.policy_id != policy {
+            return Err(corrupt("it is another policy"));
+        }
+        if self.bundles.len() < MAX_POLICIES || self.bundles.contains_key(&policy) {
+            self.bundles.insert(policy, essence(bundle));
+        }
+        Ok(())
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.bundles.is_empty()
+    }
+
+    /// The policies in the order of their names. Rules that decide nothing are left out.
+    pub fn bundles(&self) -> impl Iterator<Item = &Bundle> {
+        self.bundles.values()
+    }
+
+    /// Whether another reading found the same policies.
+    pub fn says_the_same(&self, other: &Self) -> bool {
+        self.bundles == other.bundles
+    }
+
+    /// Whether a host enforces something newer than this.
+    pub fn is_behind(&self, said: &Enforced) -> bool {
+        let known = |policy: &ConfigName| self.bundles.get(policy).map_or(0, |bundle| bundle.policy.version);
+        said.policies.iter().any(|(policy, version)| known(policy) < *version)
+    }
+
+    /// Those of which `fits` says so.
+    fn set(&self, fits: impl Fn(&Bundle) -> bool) -> Set {
+        self.bundles.values().enumerate().filter(|(_, bundle)| fits(bundle)).fold(0, |set, (place, _)| set | (1 << place))
+    }
+
+    /// The policies that are meant for a host.
+    pub fn meant_for(&self, host: &Facts<'_>) -> Set {
+        self.set(|bundle| bundle.scope.covers(host))
+    }
+
+    /// Those that a host has refused, by its own word.
+    pub fn refused_by(&self, said: &Enforced) -> Set {
+        self.set(|bundle| said.refused.contains_key(bundle.policy.policy_id.as_str()))
+    }
+
+    /// Whether a host enforces exactly the policies of `set`, each in the version that is stored.
+    pub fn is_enforced(&self, set: Set, said: &Enforced) -> bool {
+        let meant = self.members(set).map(|bundle| (&bundle.policy.policy_id, bundle.policy.version));
+        meant.eq(said.policies.iter().map(|(policy, version)| (policy, *version)))
+    }
+
+    /// What the policies of `set` come to. When one of them expires is for hosts to say, whose clocks are looked after.
+    pub fn in_force(&self, set: Set, preset: Preset) -> InForce {
+        InForce::of_bundles(self.members(set), preset, Time::exact(0))
+    }
+
+    fn members(&self, set: Set) -> impl Iterator<Item = &Bundle> {
+        self.bundles.values().enumerate().filter(move |(place, _)| set & (1 << place) != 0).map(|(_, bundle)| bundle)
+    }
+}
+
+/// The bundle with the rules that decide: for each point the first that denies it and the first that allows it.
+fn essence(bundle: Bundle) -> Bundle {
+    let SecurityPolicy { allowed_contracts, denied_contracts, .. } = &bundle.policy;
+    let (allowed_contracts, denied_contracts) = (deciding(allowed_contracts), deciding(denied_contracts));
+    let policy = SecurityPolicy { allowed_contracts, denied_contracts, ..bundle.policy };
+    Bundle { policy, revoked_keys: Default::default(), allow_older: Default::default(), ..bundle }
+}
+
+fn deciding(rules: &[Rule]) -> Vec<Rule> {
+    let mut places: Vec<usize> = Point::ALL.into_iter().filter_map(|point| rules.iter().position(|rule| rule.fits(point))).collect();
+    places.sort_unstable();
+    places.dedup();
+    places.into_iter().filter_map(|place| rules.get(place).cloned()).collect()
+}
