@@ -214,11 +214,7 @@ impl<'a> Fleet<'a> {
 impl Drop for Fleet<'_> {
     fn drop(&mut self) {
         self.workers.clear();
-        if let Ok(ctl) = self.bench.binary("lattice-ctl") {
-            let mut down = std::process::Command::new(ctl);
-            down.env_clear().env("HOME", self.folder.path()).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-            let _ = down.args(["down", "--yes", "--data-dir"]).arg(self.folder.path().join("data")).status();
-        }
+        down(self.bench, &self.folder);
     }
 }
 
@@ -231,7 +227,20 @@ impl Drop for Simulated {
     }
 }
 
-fn ctl(bench: &Bench, folder: &tempfile::TempDir, nats_url: Option<&str>) -> Result<Command, Error> {
+/// Ends what `up` has started in `folder`.
+pub(crate) fn down(bench: &Bench, folder: &tempfile::TempDir) {
+    if let Ok(ctl) = bench.binary("lattice-ctl") {
+        let mut down = std::process::Command::new(ctl);
+        down.env_clear().env("HOME", folder.path()).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        let _ = down.args(["down", "--yes", "--data-dir"]).arg(folder.path().join("data")).status();
+    }
+}
+
+/// `lattice-ctl` with a home of its own.
+///
+/// # Errors
+/// It is not built.
+pub(crate) fn ctl(bench: &Bench, folder: &tempfile::TempDir, nats_url: Option<&str>) -> Result<Command, Error> {
     let mut command = Command::new(bench.binary("lattice-ctl")?);
     let path = std::env::var_os("PATH").unwrap_or_default();
     command.env_clear().env("PATH", path).env("HOME", folder.path()).stdin(Stdio::null()).kill_on_drop(true);
@@ -246,7 +255,11 @@ fn ctl(bench: &Bench, folder: &tempfile::TempDir, nats_url: Option<&str>) -> Res
     Ok(command)
 }
 
-async fn output(mut command: Command) -> Result<String, Error> {
+/// What a command prints.
+///
+/// # Errors
+/// What it says when it fails.
+pub(crate) async fn output(mut command: Command) -> Result<String, Error> {
     let output = command.output().await?;
     if output.status.success() {
         return Ok(String::from_utf8(output.stdout)?);

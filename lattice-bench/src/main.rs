@@ -13,6 +13,7 @@ mod dirty;
 mod fixed;
 mod fleet;
 mod flow;
+mod followers;
 mod gate;
 mod load;
 mod machine;

@@ -29,6 +29,7 @@ mod keyvalue;
 mod neighbours;
 mod pipeline;
 pub(crate) mod placement;
+mod policy;
 mod requests;
 pub(crate) mod residents;
 
@@ -144,6 +145,11 @@ pub(crate) const FAMILIES: &[Family] = &[
         name: "crowd",
         about: "kill, silence and no verdict at all beside 100 and 1,000 simulated hosts",
         run: |bench| Box::pin(failover::crowds(bench)),
+    },
+    Family {
+        name: "policy",
+        about: "a policy from `put` to the last of 3, 100 and 1,000 hosts that enforces it",
+        run: |bench| Box::pin(policy::in_force(bench)),
     },
 ];
 

@@ -1,0 +1,99 @@
+//! Policy: how long until all hosts enforce a new one, and what asking it costs each call.
+
+use lattice_core::id::LatticeName;
+use lattice_core::trust::PublicKey;
+use serde_json::{Value, json};
+
+use crate::Error;
+use crate::bench::Bench;
+use crate::fleet;
+use crate::followers::Followers;
+use crate::rounds::Checks;
+use crate::rows::{Line, Outcome};
+use crate::stats::{quantile, to_f64};
+
+/// The policy.
+const POLICY: &str = "bench";
+/// Real hosts.
+const HOSTS: usize = 3;
+/// Hosts in all.
+const FLEETS: [usize; 3] = [HOSTS, 100, 1_000];
+/// Policies that are put, in each fleet.
+const PUTS: usize = 20;
+/// The same in a quick run.
+const FEW: usize = 4;
+
+/// From the moment at which a policy is written to the moment at which the last host has said that it enforces it, as
+/// `lattice-ctl policy put` measures and says it.
+pub(crate) async fn in_force(bench: &Bench) -> Result<Outcome, Error> {
+    let fleet = Lattice::start(bench).await?;
+    let mut outcome = Outcome::default();
+    let mut version = 0;
+    for hosts in FLEETS {
+        let _followers = Followers::start(&fleet.nats_url, &fleet.name, &fleet.issuer, hosts - HOSTS).await?;
+        let mut took = Vec::new();
+        let mut checks = Checks::default();
+        for _ in 0..if bench.quick { FEW } else { PUTS } {
+            version += 1;
+            let done = fleet.put(version).await?;
+            let all = done["state"] == "enforced" && done["hosts"] == hosts && done["policies"][POLICY] == version;
+            checks.right += u64::from(all);
+            checks.wrong += u64::from(!all);
+            took.push(done["took_ms"].as_f64().ok_or("`policy put` does not say how long it took")?);
+        }
+        took.sort_by(f64::total_cmp);
+        let line = |q: f64, part: &str| -> Result<Line, Error> {
+            let value = quantile(&took, q).ok_or("nothing was measured")?;
+            Ok(Line::of(format!("policy put to enforced on all {hosts} hosts, {part}"), "ms", "lattice", value))
+        };
+        let note = format!("{} puts; {HOSTS} real hosts, {} that only follow policies", took.len(), hosts - HOSTS);
+        outcome = outcome.and(Outcome { lines: vec![line(0.5, "p50")?.note(note), line(0.99, "p99")?], checks, ..Outcome::default() });
+    }
+    Ok(outcome)
+}
+
+/// Hosts that trust one issuer.
+struct Lattice<'a> {
+    bench: &'a Bench,
+    folder: tempfile::TempDir,
+    nats_url: String,
+    name: LatticeName,
+    issuer: PublicKey,
+}
+
+impl<'a> Lattice<'a> {
+    async fn start(bench: &'a Bench) -> Result<Self, Error> {
+        let folder = tempfile::tempdir_in(&bench.scratch)?;
+        let run = async |words: &[&str]| -> Result<Value, Error> {
+            let mut command = fleet::ctl(bench, &folder, None)?;
+            command.args(words).current_dir(folder.path());
+            Ok(serde_json::from_str(&fleet::output(command).await?)?)
+        };
+        let key = run(&["keys", "gen", "account", "-o", "json"]).await?;
+        let issuer = PublicKey::new(key["public_key"].as_str().ok_or("`keys gen` named no key")?)?;
+        let hosts = HOSTS.to_string();
+        let up = ["up", "--detach", "--nats-port", "0", "--data-dir", "data", "--no-scheduler", "--no-failover", "-o", "json"];
+        let up = run(&[&up, ["--hosts", &hosts, "--trust-issuer", issuer.as_str()].as_slice()].concat()).await?;
+        let nats_url = up["nats_url"].as_str().ok_or("`up` named no address")?.to_owned();
+        Ok(Self { bench, folder, nats_url, name: LatticeName::new("default")?, issuer })
+    }
+
+    /// Puts a policy that is another one than the last; what `policy put` says of it.
+    async fn put(&self, version: u64) -> Result<Value, Error> {
+        let denied: &[&str] = if version % 2 == 0 { &[] } else { &["wasmcloud:keyvalue"] };
+        let policy = json!({
+            "policy_id": POLICY, "version": version, "allowed_contracts": ["*"], "denied_contracts": denied,
+            "max_actor_memory_mb": 64, "network_restrictions": [],
+        });
+        std::fs::write(self.folder.path().join("policy.json"), policy.to_string())?;
+        let mut command = fleet::ctl(self.bench, &self.folder, Some(&self.nats_url))?;
+        command.args(["policy", "put", "policy.json", "-o", "json"]).current_dir(self.folder.path());
+        Ok(serde_json::from_str(&fleet::output(command).await?)?)
+    }
+}
+
+impl Drop for Lattice<'_> {
+    fn drop(&mut self) {
+        fleet::down(self.bench, &self.folder);
+    }
+}
