@@ -20,6 +20,14 @@ use crate::error::ApiError;
 pub(crate) const STREAM_NOT_FOUND: u64 = 10059;
 /// A stream of that name exists with another configuration.
 pub(crate) const STREAM_NAME_IN_USE: u64 = 10058;
+/// A cluster has no leader at the moment.
+pub(crate) const CLUSTER_NOT_AVAILABLE: u64 = 10008;
+/// JetStream of this server is off: not started yet, or stopped by a disk that cannot be written.
+pub(crate) const JETSTREAM_NOT_ENABLED: u64 = 10076;
+/// A cluster has no room for so many copies: too few servers, or too little of what is asked for on them.
+pub(crate) const NO_SUITABLE_PEERS: u64 = 10005;
+/// A server that is in no cluster keeps one copy.
+pub(crate) const COPIES_NEED_A_CLUSTER: u64 = 10074;
 /// A consumer that does not exist.
 pub(crate) const CONSUMER_NOT_FOUND: u64 = 10014;
 

@@ -23,8 +23,8 @@ pub const MAX_ARTIFACT_BYTES: u64 = 128 * 1024 * 1024;
 const CHUNK_TIMEOUT: Duration = Duration::from_secs(10);
 
 impl Lattice {
-    /// Makes the store of components if there is none.
-    pub(crate) async fn ensure_artifacts(&self) -> Result<(), StoreError> {
+    /// Makes the store of components if there is none, with so many copies.
+    pub(crate) async fn ensure_artifacts(&self, copies: usize) -> Result<(), StoreError> {
         let bucket = subject::artifacts_store(self.name());
         if self.find_store().await?.is_some() {
             return Ok(());
@@ -33,7 +33,7 @@ impl Lattice {
             bucket: bucket.clone(),
             max_bytes: MAX_BYTES,
             storage: StorageType::File,
-            num_replicas: 1,
+            num_replicas: copies,
             ..object_store::Config::default()
         };
         match self.connection().jetstream().create_object_store(config).await {

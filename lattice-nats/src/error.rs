@@ -5,6 +5,8 @@ use std::time::Duration;
 use lattice_core::error::{ErrorCode, Problem};
 use lattice_core::id::Revision;
 
+use crate::api;
+
 /// Why the server did not do what it was asked.
 #[derive(Debug, thiserror::Error)]
 pub enum ApiError {
@@ -48,6 +50,16 @@ impl ApiError {
         match self {
             Self::TimedOut(_) | Self::Disconnected | Self::Other(_) => true,
             Self::Refused { .. } | Self::NoResponders | Self::Denied { .. } | Self::TooLarge { .. } => false,
+        }
+    }
+
+    /// Whether the server, or whoever of a cluster leads, is away for now: it has done nothing, and the same call may work
+    /// later. A stream that elects a leader answers no more than one that does not exist.
+    pub fn is_outage(&self) -> bool {
+        match self {
+            Self::Disconnected | Self::NoResponders => true,
+            Self::Refused { code, .. } => *code == api::CLUSTER_NOT_AVAILABLE || *code == api::JETSTREAM_NOT_ENABLED,
+            Self::TimedOut(_) | Self::Denied { .. } | Self::TooLarge { .. } | Self::Other(_) => false,
         }
     }
 

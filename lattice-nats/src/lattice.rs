@@ -62,15 +62,16 @@ impl Lattice {
     }
 
     /// Makes what a lattice needs: buckets of desired state, verdicts and plan, the streams of events and leases, the artifact
-    /// store. What is there already is checked and left alone.
+    /// store; in a cluster with three copies each. What is there already is checked and left alone.
     ///
     /// # Errors
     /// [`StoreError::Weaker`] names a stream that promises less than ours.
     pub async fn ensure(&self) -> Result<(), StoreError> {
+        let mut copies = 1;
         for config in [self.desired_config(), self.verdict_config(), self.plan_config(), self.lease_config(), self.events_config()] {
-            safety::ensure(&self.connection, &config).await?;
+            copies = safety::ensure(&self.connection, &config).await?.config.num_replicas;
         }
-        self.ensure_artifacts().await
+        self.ensure_artifacts(copies).await
     }
 
     /// Whether [`Lattice::ensure`] has made this lattice.

@@ -10,6 +10,8 @@ use crate::error::{ApiError, StoreError};
 
 /// Window in which the server remembers message ids: longer than all attempts of one commit together.
 const DUPLICATE_WINDOW: Duration = Duration::from_secs(120);
+/// Copies of each stream in a cluster: with three, any one server may be lost.
+const COPIES: usize = 3;
 /// Largest message of a stream in bytes, headers included; the server's own limit, so that neither surprises.
 const MAX_MESSAGE_BYTES: i32 = 1024 * 1024;
 
@@ -42,23 +44,10 @@ pub(crate) fn register_config(name: &str, subject: String, max_subjects: i64, ma
     Config {
         name: name.to_owned(),
         subjects: vec![subject],
-        // One and no more: when the newest expires, an older one must not come back to life.
-        max_messages_per_subject: 1,
         max_messages: max_subjects,
-        max_bytes,
-        max_message_size: MAX_MESSAGE_BYTES,
-        max_consumers: -1,
-        discard: DiscardPolicy::New,
-        storage: StorageType::File,
-        num_replicas: 1,
-        duplicate_window: DUPLICATE_WINDOW,
         allow_message_ttl: true,
-        allow_rollup: false,
-        deny_delete: true,
-        deny_purge: true,
-        allow_direct: true,
-        allow_atomic_publish: true,
-        ..Config::default()
+        // One value and no more: when the newest expires, an older one must not come back to life.
+        ..bucket_config(name, 1, max_bytes)
     }
 }
 
@@ -94,7 +83,7 @@ pub(crate) async fn ensure(connection: &Connection, wanted: &Config) -> Result<I
     if let Some(found) = api::stream_info(connection, &wanted.name).await.map_err(failed())? {
         return check(&found.config, wanted).map(|()| found);
     }
-    match api::call(connection, &format!("STREAM.CREATE.{}", wanted.name), wanted).await {
+    match create(connection, wanted).await {
         Ok(info) => Ok(info),
         Err(ApiError::Refused { code: api::STREAM_NAME_IN_USE, .. }) => {
             // Somebody was faster; what they made counts.
@@ -104,6 +93,27 @@ pub(crate) async fn ensure(connection: &Connection, wanted: &Config) -> Result<I
         }
         Err(error) => Err(failed()(error)),
     }
+}
+
+/// With as many copies as the server's cluster is for. A cluster that has no room for them keeps one, as a single server does.
+async fn create(connection: &Connection, wanted: &Config) -> Result<Info, ApiError> {
+    let subject = format!("STREAM.CREATE.{}", wanted.name);
+    let copies = copies(connection);
+    if copies > wanted.num_replicas {
+        match api::call(connection, &subject, &Config { num_replicas: copies, ..wanted.clone() }).await {
+            Err(ApiError::Refused { code: api::NO_SUITABLE_PEERS | api::COPIES_NEED_A_CLUSTER, description }) => {
+                tracing::warn!("stream {} is kept by one server, not by {copies}: {description}", wanted.name);
+            }
+            settled => return settled,
+        }
+    }
+    api::call(connection, &subject, wanted).await
+}
+
+/// Copies that a new stream should have on the server of this connection.
+pub(crate) fn copies(connection: &Connection) -> usize {
+    let is_clustered = connection.client().server_info().cluster.is_some_and(|name| !name.is_empty());
+    if is_clustered { COPIES } else { 1 }
 }
 
 /// Whether everything that `wanted` guarantees holds on `found`. Sizes may differ, promises may not.

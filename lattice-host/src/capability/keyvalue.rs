@@ -9,13 +9,12 @@ use bytes::Bytes;
 use lattice_core::contract::Contract;
 use provider_api::CallError;
 use provider_api::keyvalue::Bucket;
-use tokio::time::Instant;
 use wasmtime::component::Resource;
 
 use crate::runtime::bindings::host::wasi::keyvalue::store::{Error, KeyResponse};
 use crate::runtime::bindings::host::wasi::keyvalue::{atomics, batch, store};
 use crate::runtime::links::{Backend, Link, LinkCallError};
-use crate::runtime::state::{Identity, State};
+use crate::runtime::state::{Identity, State, Task};
 
 /// Largest value in bytes; the server's default `max_payload`, so that every backend takes it.
 const MAX_VALUE_BYTES: usize = 1024 * 1024;
@@ -50,7 +49,7 @@ impl store::Host for State {
 impl store::HostBucket for State {
     async fn get(&mut self, bucket: Resource<OpenBucket>, key: String) -> Answer<Option<Vec<u8>>> {
         let open = self.table.get(&bucket)?;
-        Ok(open.call(self.task.deadline, "get", || open.bucket.get(&key)).await.map(|value| value.map(Vec::from)))
+        Ok(open.call(&mut self.task, "get", || open.bucket.get(&key)).await.map(|value| value.map(Vec::from)))
     }
 
     async fn set(&mut self, bucket: Resource<OpenBucket>, key: String, value: Vec<u8>) -> Answer<()> {
@@ -58,7 +57,7 @@ impl store::HostBucket for State {
         Ok(match check_size(&value) {
             Ok(()) => {
                 let value = Bytes::from(value);
-                open.call(self.task.deadline, "set", || open.bucket.set(&key, value.clone())).await
+                open.call(&mut self.task, "set", || open.bucket.set(&key, value.clone())).await
             }
             Err(error) => Err(error),
         })
@@ -66,17 +65,17 @@ impl store::HostBucket for State {
 
     async fn delete(&mut self, bucket: Resource<OpenBucket>, key: String) -> Answer<()> {
         let open = self.table.get(&bucket)?;
-        Ok(open.call(self.task.deadline, "delete", || open.bucket.delete(&key)).await)
+        Ok(open.call(&mut self.task, "delete", || open.bucket.delete(&key)).await)
     }
 
     async fn exists(&mut self, bucket: Resource<OpenBucket>, key: String) -> Answer<bool> {
         let open = self.table.get(&bucket)?;
-        Ok(open.call(self.task.deadline, "exists", || open.bucket.exists(&key)).await)
+        Ok(open.call(&mut self.task, "exists", || open.bucket.exists(&key)).await)
     }
 
     async fn list_keys(&mut self, bucket: Resource<OpenBucket>, cursor: Option<u64>) -> Answer<KeyResponse> {
         let open = self.table.get(&bucket)?;
-        let page = open.call(self.task.deadline, "list", || open.bucket.list_keys(cursor)).await;
+        let page = open.call(&mut self.task, "list", || open.bucket.list_keys(cursor)).await;
         Ok(page.map(|page| KeyResponse { keys: page.keys, cursor: page.cursor }))
     }
 
@@ -89,30 +88,30 @@ impl store::HostBucket for State {
 impl atomics::Host for State {
     async fn increment(&mut self, bucket: Resource<OpenBucket>, key: String, delta: u64) -> Answer<u64> {
         let open = self.table.get(&bucket)?;
-        Ok(open.call(self.task.deadline, "increment", || open.bucket.increment(&key, delta)).await)
+        Ok(open.call(&mut self.task, "increment", || open.bucket.increment(&key, delta)).await)
     }
 }
 
 impl batch::Host for State {
     async fn get_many(&mut self, bucket: Resource<OpenBucket>, keys: Vec<String>) -> Answer<Vec<Option<(String, Vec<u8>)>>> {
         let open = self.table.get(&bucket)?;
-        Ok(open.get_each(self.task.deadline, keys).await)
+        Ok(open.get_each(&mut self.task, keys).await)
     }
 
     async fn set_many(&mut self, bucket: Resource<OpenBucket>, values: Vec<(String, Vec<u8>)>) -> Answer<()> {
         let open = self.table.get(&bucket)?;
-        Ok(open.set_each(self.task.deadline, values).await)
+        Ok(open.set_each(&mut self.task, values).await)
     }
 
     async fn delete_many(&mut self, bucket: Resource<OpenBucket>, keys: Vec<String>) -> Answer<()> {
         let open = self.table.get(&bucket)?;
-        Ok(open.delete_each(self.task.deadline, keys).await)
+        Ok(open.delete_each(&mut self.task, keys).await)
     }
 }
 
 impl OpenBucket {
     /// One operation, if the link covers it.
-    async fn call<T, F>(&self, deadline: Instant, operation: &'static str, call: impl FnMut() -> F) -> Result<T, Error>
+    async fn call<T, F>(&self, task: &mut Task, operation: &'static str, call: impl FnMut() -> F) -> Result<T, Error>
     where
         F: Future<Output = Result<T, CallError>>,
     {
@@ -121,15 +120,15 @@ impl OpenBucket {
             self.identity.log.denied(Contract::KeyValue.as_str(), &format!("link `{}` does not permit `{operation}`", link.spec.name));
             return Err(Error::AccessDenied);
         }
-        link.call(deadline, call).await.map_err(Error::from)
+        task.call(link, call).await.map_err(Error::from)
     }
 
-    async fn get_each(&self, deadline: Instant, keys: Vec<String>) -> Result<Vec<Option<(String, Vec<u8>)>>, Error> {
+    async fn get_each(&self, task: &mut Task, keys: Vec<String>) -> Result<Vec<Option<(String, Vec<u8>)>>, Error> {
         check_batch(keys.len())?;
         let mut values = Vec::with_capacity(keys.len());
         let mut total = 0_usize;
         for key in keys {
-            let value = self.call(deadline, "get", || self.bucket.get(&key)).await?;
+            let value = self.call(task, "get", || self.bucket.get(&key)).await?;
             total = total.saturating_add(value.as_ref().map_or(0, Bytes::len));
             if total > MAX_BATCH_BYTES {
                 return Err(Error::Other(format!("the values of one batch have more than {MAX_BATCH_BYTES} bytes")));
@@ -140,20 +139,20 @@ impl OpenBucket {
     }
 
     /// Not atomic, as the interface allows: what was set before a failure stays set.
-    async fn set_each(&self, deadline: Instant, values: Vec<(String, Vec<u8>)>) -> Result<(), Error> {
+    async fn set_each(&self, task: &mut Task, values: Vec<(String, Vec<u8>)>) -> Result<(), Error> {
         check_batch(values.len())?;
         values.iter().try_for_each(|(_, value)| check_size(value))?;
         for (key, value) in values {
             let value = Bytes::from(value);
-            self.call(deadline, "set", || self.bucket.set(&key, value.clone())).await?;
+            self.call(task, "set", || self.bucket.set(&key, value.clone())).await?;
         }
         Ok(())
     }
 
-    async fn delete_each(&self, deadline: Instant, keys: Vec<String>) -> Result<(), Error> {
+    async fn delete_each(&self, task: &mut Task, keys: Vec<String>) -> Result<(), Error> {
         check_batch(keys.len())?;
         for key in keys {
-            self.call(deadline, "delete", || self.bucket.delete(&key)).await?;
+            self.call(task, "delete", || self.bucket.delete(&key)).await?;
         }
         Ok(())
     }

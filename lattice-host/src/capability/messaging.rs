@@ -57,13 +57,13 @@ impl State {
     }
 }
 
-impl Consumer<'_> {
-    async fn ask(&self, subject: String, body: Bytes, timeout_ms: u32) -> Result<BrokerMessage, String> {
+impl<'a> Consumer<'a> {
+    async fn ask(&mut self, subject: String, body: Bytes, timeout_ms: u32) -> Result<BrokerMessage, String> {
         let (link, backend) = self.link_for("request", &subject)?;
         check_size(&body, backend.max_payload())?;
         let timeout = link.timeout().min(Duration::from_millis(u64::from(timeout_ms)));
         let message = self.outgoing(Message { subject, body, reply_to: None, headers: Vec::new() });
-        let answer = link.call(self.task.deadline, || backend.request(message.clone(), timeout)).await.map_err(text)?;
+        let answer = self.task.send(link, || backend.request(message.clone(), timeout)).await.map_err(text)?;
         Ok(BrokerMessage { subject: answer.subject, body: answer.body.into(), reply_to: None })
     }
 
@@ -78,7 +78,7 @@ impl Consumer<'_> {
         let (link, backend) = self.link_for("publish", &message.subject)?;
         check_size(&message.body, backend.max_payload())?;
         let message = self.outgoing(message);
-        link.call(self.task.deadline, || backend.publish(message.clone())).await.map_err(text)
+        self.task.send(link, || backend.publish(message.clone())).await.map_err(text)
     }
 
     async fn reply(&mut self, message: Message) -> Result<(), String> {
@@ -102,10 +102,10 @@ impl Consumer<'_> {
     }
 
     /// The link that lets this actor do `operation` on `subject`.
-    fn link_for(&self, operation: &str, subject: &str) -> Result<(&Arc<Link>, &Arc<dyn Messaging>), String> {
+    fn link_for(&self, operation: &str, subject: &str) -> Result<(&'a Arc<Link>, &'a Arc<dyn Messaging>), String> {
         check_subject(subject).map_err(|error| error.to_string())?;
-        let covering =
-            self.links.messaging().find(|(link, settings, _)| settings.may_publish(subject) && link.spec.settings.permits(operation));
+        let links: &'a Links = self.links;
+        let covering = links.messaging().find(|(link, settings, _)| settings.may_publish(subject) && link.spec.settings.permits(operation));
         match covering {
             Some((link, _, backend)) => Ok((link, backend)),
             None => Err(self.denied(&format!("no link lets this actor {operation} on `{subject}`"))),

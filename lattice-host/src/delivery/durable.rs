@@ -3,7 +3,8 @@
 //! A message is *held* from the moment it is here until it is settled; each second the server is told so. It is
 //! acknowledged after success. An answered failure (error, trap, limit) is counted per position in the stream; the message
 //! comes again after a pause, and after [`MAX_ANSWERED_FAILURES`] it becomes a dead letter: first the record is confirmed,
-//! only then the message is terminated. Failures that are ours (no instance, actor stopping) never count.
+//! only then the message is terminated. Failures that are ours (no instance, actor stopping, a backend out of reach) never
+//! count, however often they come.
 
 use std::time::Duration;
 
@@ -183,7 +184,11 @@ fn is_answer(error: &InvokeError) -> bool {
         | InvokeError::Deadline(_)
         | InvokeError::OutOfMemory(_)
         | InvokeError::Guest(_) => true,
-        InvokeError::Instantiate(_) | InvokeError::NoHandler(_) | InvokeError::Closed | InvokeError::NotStored(_) => false,
+        InvokeError::Outage(_)
+        | InvokeError::Instantiate(_)
+        | InvokeError::NoHandler(_)
+        | InvokeError::Closed
+        | InvokeError::NotStored(_) => false,
     }
 }
 

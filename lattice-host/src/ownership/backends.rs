@@ -176,7 +176,7 @@ fn call_error(error: lattice_nats::StoreError) -> CallError {
     match error {
         Nats::Key { .. } => CallError::Invalid(error.to_string()),
         Nats::Nats { source: ApiError::TimedOut(after), .. } => CallError::TimedOut(u64::try_from(after.as_millis()).unwrap_or(u64::MAX)),
-        Nats::Nats { source: ApiError::Disconnected, .. } => CallError::Unavailable(reason::of(&error)),
+        Nats::Nats { ref source, .. } if source.is_outage() => CallError::Unavailable(reason::of(&error)),
         Nats::Missing { .. }
         | Nats::Weaker { .. }
         | Nats::Owned { .. }

@@ -201,9 +201,10 @@ impl Actor {
                 Ok(Handled { reply })
             }
             Ok(Err(text)) => {
+                let met_outage = instance.as_ref().is_some_and(|instance| instance.state().task.met_outage);
                 call.keep(instance);
                 let text = text.get(..text.floor_char_boundary(MAX_GUEST_ERROR_BYTES)).unwrap_or_default().to_owned();
-                Err(call.failed(InvokeError::Guest(text)))
+                Err(call.failed(InvokeError::Guest(text).after(met_outage)))
             }
             Err(stop) => Err(call.failed(stop.explained_by(instance.as_ref()))),
         }
@@ -298,6 +299,11 @@ pub(crate) enum Stop {
 impl Stop {
     /// The reason in words, with what the instance knows of it.
     pub(crate) fn explained_by(self, instance: Option<&Instance>) -> InvokeError {
+        let met_outage = instance.is_some_and(|instance| instance.state().task.met_outage);
+        self.explained(instance).after(met_outage)
+    }
+
+    fn explained(self, instance: Option<&Instance>) -> InvokeError {
         let error = match self {
             Self::Deadline(limit) => return InvokeError::Deadline(limit),
             Self::Closed => return InvokeError::Closed,
@@ -399,6 +405,7 @@ impl Call {
             InvokeError::Trap(_) | InvokeError::OutOfMemory(_) => counts.trapped.fetch_add(1, Ordering::Relaxed),
             InvokeError::CpuLimit(_) | InvokeError::Deadline(_) => counts.timed_out.fetch_add(1, Ordering::Relaxed),
             InvokeError::Guest(_)
+            | InvokeError::Outage(_)
             | InvokeError::Instantiate(_)
             | InvokeError::NoHandler(_)
             | InvokeError::Closed

@@ -141,6 +141,9 @@ pub enum InvokeError {
     /// Its handler returned an error.
     #[error("{0}")]
     Guest(String),
+    /// It failed, in these words, after a backend was out of reach that it needed.
+    #[error("{0}")]
+    Outage(String),
     /// There is no instance to call.
     #[error("cannot instantiate: {0}")]
     Instantiate(String),
@@ -156,6 +159,15 @@ pub enum InvokeError {
 }
 
 impl InvokeError {
+    /// The same failure of an actor that had `met_outage` of a backend: whatever it made of that, an error or a trap, or
+    /// waiting for too long, would have come of any message.
+    pub(crate) fn after(self, met_outage: bool) -> Self {
+        match self {
+            Self::Guest(_) | Self::Trap(_) | Self::Deadline(_) if met_outage => Self::Outage(self.to_string()),
+            other => other,
+        }
+    }
+
     /// The error as the caller of `actor` shall see it.
     pub fn problem(&self, actor: &str) -> Problem {
         let code = match self {
@@ -165,6 +177,7 @@ impl InvokeError {
             | Self::CpuLimit(_)
             | Self::OutOfMemory(_)
             | Self::Guest(_)
+            | Self::Outage(_)
             | Self::Instantiate(_)
             | Self::Closed
             | Self::NotStored(_) => ErrorCode::Failed,

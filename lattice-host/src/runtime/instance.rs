@@ -105,6 +105,7 @@ impl Blueprint {
             reply: None,
             reply_to,
             route,
+            met_outage: false,
         }
     }
 }

@@ -67,6 +67,28 @@ pub(crate) enum LinkCallError {
     Backend(#[from] CallError),
 }
 
+impl LinkCallError {
+    /// Whether the backend was not there for this call, which says nothing of what the actor wanted of it.
+    pub(crate) fn is_outage(&self) -> bool {
+        match self {
+            Self::Revoked(_) | Self::Backend(CallError::Unavailable(_)) => true,
+            Self::TimedOut(_)
+            | Self::Backend(
+                CallError::Invalid(_)
+                | CallError::TooLarge { .. }
+                | CallError::NoResponder(_)
+                | CallError::TimedOut(_)
+                | CallError::Failed(_),
+            ) => false,
+        }
+    }
+
+    /// Whether there was no answer in time.
+    pub(crate) fn is_silence(&self) -> bool {
+        matches!(self, Self::TimedOut(_) | Self::Backend(CallError::TimedOut(_)))
+    }
+}
+
 /// One link of a running actor.
 pub(crate) struct Link {
     pub(crate) spec: LinkAssignment,

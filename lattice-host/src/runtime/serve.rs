@@ -68,6 +68,7 @@ impl From<InvokeError> for Refusal {
             InvokeError::CpuLimit(_) => (StatusCode::GATEWAY_TIMEOUT, "cpu-limit"),
             InvokeError::Closed => (StatusCode::SERVICE_UNAVAILABLE, "stopping"),
             InvokeError::NotStored(_) => (StatusCode::SERVICE_UNAVAILABLE, "not-stored"),
+            InvokeError::Outage(_) => (StatusCode::SERVICE_UNAVAILABLE, "backend-unavailable"),
             InvokeError::Instantiate(_) => (StatusCode::SERVICE_UNAVAILABLE, "cannot-instantiate"),
             InvokeError::Trap(_) | InvokeError::Guest(_) => (StatusCode::INTERNAL_SERVER_ERROR, "trap"),
             InvokeError::OutOfMemory(_) => (StatusCode::INTERNAL_SERVER_ERROR, "out-of-memory"),

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use lattice_core::id::ActorId;
+use provider_api::CallError;
 use provider_api::messaging::{Message, Messaging};
 use tokio::time::Instant;
 use wasmtime::component::ResourceTable;
@@ -11,7 +12,7 @@ use wasmtime_wasi::{WasiCtx, WasiCtxView, WasiView};
 use wasmtime_wasi_http::{WasiHttpCtx, WasiHttpCtxView, WasiHttpView};
 
 use super::limits::{Limiter, MemoryAccount};
-use super::links::Links;
+use super::links::{Link, LinkCallError, Links};
 use super::logs::{ActorLog, StdioLog};
 use super::meter::Meter;
 use super::usage::Usage;
@@ -76,6 +77,30 @@ pub(crate) struct Task {
     /// The reply, if it is captured.
     pub(crate) reply: Option<Message>,
     pub(crate) meter: Arc<Meter>,
+    /// Whether a backend was out of reach when the actor needed it: then a failure is not the message's.
+    pub(crate) met_outage: bool,
+}
+
+impl Task {
+    /// Calls a store through `link`. One that gives no answer is as much out of reach as one that cannot be reached.
+    pub(crate) async fn call<T, F>(&mut self, link: &Link, attempt: impl FnMut() -> F) -> Result<T, LinkCallError>
+    where
+        F: Future<Output = Result<T, CallError>>,
+    {
+        let outcome = link.call(self.deadline, attempt).await;
+        self.met_outage |= outcome.as_ref().is_err_and(|error| error.is_outage() || error.is_silence());
+        outcome
+    }
+
+    /// Calls the bus through `link`. Whoever gives no answer there may not like the question.
+    pub(crate) async fn send<T, F>(&mut self, link: &Link, attempt: impl FnMut() -> F) -> Result<T, LinkCallError>
+    where
+        F: Future<Output = Result<T, CallError>>,
+    {
+        let outcome = link.call(self.deadline, attempt).await;
+        self.met_outage |= outcome.as_ref().is_err_and(LinkCallError::is_outage);
+        outcome
+    }
 }
 
 /// Data of a store.

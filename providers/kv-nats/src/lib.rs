@@ -120,6 +120,7 @@ fn call_error(error: StoreError) -> CallError {
         StoreError::Nats { doing, source } => match source {
             ApiError::TimedOut(after) => CallError::TimedOut(u64::try_from(after.as_millis()).unwrap_or(u64::MAX)),
             ApiError::Disconnected => CallError::Unavailable(format!("{doing}: NATS is not connected")),
+            source if source.is_outage() => CallError::Unavailable(format!("{doing}: {source}")),
             ApiError::TooLarge { .. } | ApiError::Refused { code: MESSAGE_TOO_LARGE, .. } => {
                 CallError::Failed(format!("{doing}: the value is larger than the bucket takes"))
             }

@@ -20,6 +20,7 @@ use tokio::runtime::Runtime;
 use crate::code;
 use crate::disk::Disk;
 use crate::load::Load;
+use crate::logs;
 use crate::observer::Observer;
 use crate::proxy::Proxy;
 use crate::server::Servers;
@@ -37,7 +38,11 @@ pub(crate) const FENCED_BUCKET: &str = "chaos-fenced";
 /// Where the strict actor's component finds a bucket that it never uses.
 const STRICT_BUCKET: &str = "chaos-strict";
 /// Copies of each stream in a cluster.
-const REPLICAS: usize = 3;
+const COPIES: usize = 3;
+/// How long copies may take to be up to date again.
+const IN_STEP_WITHIN: Duration = Duration::from_secs(60);
+/// Between two looks at them.
+const LOOK_AGAIN: Duration = Duration::from_millis(250);
 
 /// Where the first server keeps its streams.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -93,6 +98,8 @@ pub(crate) struct Arena {
     pub(crate) servers: Servers,
     disk: Option<Disk>,
     lattice: LatticeName,
+    /// Where what processes have logged goes in the end.
+    logs: Option<PathBuf>,
     /// What waits runs here.
     pub(crate) runtime: Runtime,
 }
@@ -125,17 +132,22 @@ impl Arena {
         actors(&world, shape.workers);
         code::keep(&world.host_dir(CONTROL[0]), &world.folder().join("WORKER1"), cache);
         if shape.servers > 1 {
-            replicate(&runtime, &client);
+            assert_copies(&runtime, &client);
         }
         let load = Load::start(runtime.handle(), client.clone(), shape.rate);
         let blamed = BTreeSet::new();
         let (control, hogs) = (Vec::new(), Vec::new());
-        Ok(Self { load, observer, workers, bystander, control, hogs, blamed, world, client, servers, disk, lattice, runtime })
+        Ok(Self { load, observer, workers, bystander, control, hogs, blamed, world, client, servers, disk, lattice, logs: None, runtime })
     }
 
     /// A folder of this row.
     pub(crate) fn folder(&self) -> &Path {
         self.world.folder()
+    }
+
+    /// Copies what processes have logged there in the end, if anywhere.
+    pub(crate) fn keep_logs(&mut self, folder: Option<PathBuf>) {
+        self.logs = folder;
     }
 
     /// The lattice.
@@ -297,9 +309,15 @@ impl Arena {
         self.servers.named(&name)
     }
 
-    /// Waits until each replica of each stream is up to date.
+    /// Waits until each copy of each stream is up to date.
     pub(crate) fn until_in_step(&self) {
-        until_in_step(&self.runtime, &self.client);
+        let behind = self.behind_for_long();
+        assert!(behind.is_empty(), "not up to date in time: {behind:?}");
+    }
+
+    /// The same; copies that are not up to date in time.
+    pub(crate) fn behind_for_long(&self) -> Vec<String> {
+        until_in_step(&self.runtime, &self.client)
     }
 
     /// Power loss of the first server: what it had synced is there when it runs again, and nothing else.
@@ -337,6 +355,9 @@ impl Drop for Arena {
         self.calm();
         for number in 0..self.servers.count() {
             self.servers.get(number).resume();
+        }
+        if let Some(folder) = &self.logs {
+            logs::keep(self.world.folder(), folder);
         }
         // Workers first, so that nobody makes plans for them while the rest goes down.
         self.workers.clear();
@@ -425,26 +446,40 @@ fn actors(world: &World, workers: usize) {
     }
 }
 
-/// Gives every stream as many copies as a cluster is for.
-fn replicate(runtime: &Runtime, client: &async_nats::Client) {
-    let context = context(runtime, client);
+/// What a lattice makes in a cluster is on each of its servers.
+fn assert_copies(runtime: &Runtime, client: &async_nats::Client) {
     for info in streams(runtime, client) {
-        let config = jetstream::stream::Config { num_replicas: REPLICAS, ..info.config };
-        runtime.block_on(async { context.update_stream(config).await }).expect("a stream may have replicas");
+        assert_eq!(info.config.num_replicas, COPIES, "copies of {}", info.config.name);
     }
-    until_in_step(runtime, client);
+    let behind = until_in_step(runtime, client);
+    assert!(behind.is_empty(), "not up to date in time: {behind:?}");
 }
 
-fn until_in_step(runtime: &Runtime, client: &async_nats::Client) {
-    until("every replica is up to date", &mut || {
+/// Waits until each copy of each stream is up to date; what is not in time.
+fn until_in_step(runtime: &Runtime, client: &async_nats::Client) -> Vec<String> {
+    let end = Instant::now() + IN_STEP_WITHIN;
+    loop {
         let all = streams(runtime, client);
-        let in_step = |info: &Info| {
-            info.cluster.as_ref().is_some_and(|cluster| {
-                cluster.leader.is_some() && cluster.replicas.len() + 1 == REPLICAS && cluster.replicas.iter().all(|peer| peer.current)
-            })
-        };
-        (!all.is_empty() && all.iter().all(in_step)).then_some(())
-    });
+        let behind: Vec<String> = all.iter().flat_map(behind).collect();
+        if (!all.is_empty() && behind.is_empty()) || Instant::now() > end {
+            return behind;
+        }
+        std::thread::sleep(LOOK_AGAIN);
+    }
+}
+
+/// Copies of a stream that are not up to date, each with what is known of it.
+fn behind(info: &Info) -> Vec<String> {
+    let name = &info.config.name;
+    let Some(cluster) = info.cluster.as_ref().filter(|cluster| cluster.leader.is_some()) else {
+        return vec![format!("{name} has no leader")];
+    };
+    if cluster.replicas.len() + 1 != COPIES {
+        return vec![format!("{name} has {} copies", cluster.replicas.len() + 1)];
+    }
+    let late = cluster.replicas.iter().filter(|peer| !peer.current);
+    late.map(|peer| format!("{name} on {} ({} behind{})", peer.name, peer.lag.unwrap_or(0), if peer.offline { ", offline" } else { "" }))
+        .collect()
 }
 
 fn streams(runtime: &Runtime, client: &async_nats::Client) -> Vec<Info> {

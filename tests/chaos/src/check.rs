@@ -16,6 +16,7 @@ use serde::Serialize;
 use crate::arena::{Arena, FENCED_BUCKET, SHARED_BUCKET};
 use crate::load::{Acknowledged, Id, Stream};
 use crate::observer::{Heard, Seen};
+use crate::trace;
 
 /// How long everything that was acknowledged may take to be applied after the fault has ended and the load has stopped.
 pub(crate) const SETTLED_WITHIN: Duration = Duration::from_secs(60);
@@ -121,7 +122,7 @@ pub(crate) fn check(arena: &mut Arena, limits: &Limits, fault: Instant, load_end
     let heard = arena.observer.look(Clone::clone);
     let history = history(arena);
     let mut findings = Findings::new();
-    findings.insert(Property::Lost, lost(&acknowledged, &stored));
+    findings.insert(Property::Lost, lost(arena, &acknowledged, &stored, &heard));
     findings.insert(Property::Doubled, doubled(&acknowledged, &stored, &heard, limits.bystander_pause.is_some()));
     findings.insert(Property::Owners, owners(&stored, &heard));
     findings.insert(Property::Recovery, recovery(&heard, limits, fault, load_ended));
@@ -136,7 +137,7 @@ fn settle(arena: &Arena, acknowledged: &Acknowledged, limits: &Limits) -> Stored
     loop {
         let stored = read(arena);
         let is_heard = limits.bystander_pause.is_none() || arena.observer.look(|heard| unheard(acknowledged, heard).next().is_none());
-        if (lost(acknowledged, &stored).violated == 0 && is_heard) || Instant::now() > end {
+        if (missing(acknowledged, &stored).is_empty() && is_heard) || Instant::now() > end {
             return stored;
         }
         std::thread::sleep(LOOK_AGAIN);
@@ -185,22 +186,34 @@ pub(crate) fn history(arena: &Arena) -> Vec<Failover> {
     records.values().filter_map(|value| wire::decode(value).ok()).collect()
 }
 
-fn lost(acknowledged: &Acknowledged, stored: &Stored) -> Finding {
-    let mut finding = Finding::default();
-    let listed = |id: &Id| stored.lists.get(&id.0).is_some_and(|list| list.iter().any(|(number, _)| *number == id.1));
-    for (stream, ids) in acknowledged {
-        let listed: BTreeSet<&Id> = if stream.slot().is_some() { ids.iter().filter(|id| listed(id)).collect() } else { BTreeSet::new() };
-        for id in ids {
-            let there = match stream {
-                Stream::Shared | Stream::Bystander => stored.set.contains(id),
-                Stream::Fenced0 | Stream::Fenced1 => listed.contains(id),
-                // Its effects are judged by when they happened.
-                Stream::Strict => continue,
-            };
-            finding.check(there, || format!("{} {} was acknowledged and is nowhere", id.0, id.1));
-        }
+/// Strict effects are judged by when they happened, not by whether they are there.
+fn lost(arena: &Arena, acknowledged: &Acknowledged, stored: &Stored, heard: &Heard) -> Finding {
+    let stored_streams = acknowledged.iter().filter(|(stream, _)| **stream != Stream::Strict);
+    let mut finding = Finding { checked: stored_streams.map(|(_, ids)| ids.len() as u64).sum(), ..Finding::default() };
+    let missing = missing(acknowledged, stored);
+    for (_, (device, number)) in &missing {
+        finding.violate(|| format!("{device} {number} was acknowledged and is nowhere"));
+    }
+    if !missing.is_empty() {
+        finding.notes.extend(trace::fates(arena, heard, &missing));
     }
     finding
+}
+
+/// Acknowledged readings without a result.
+fn missing(acknowledged: &Acknowledged, stored: &Stored) -> Vec<(Stream, Id)> {
+    let listed: BTreeSet<Id> =
+        stored.lists.iter().flat_map(|(device, list)| list.iter().map(|(number, _)| (device.clone(), *number))).collect();
+    let mut missing = Vec::new();
+    for (stream, ids) in acknowledged {
+        let there = match stream {
+            Stream::Shared | Stream::Bystander => &stored.set,
+            Stream::Fenced0 | Stream::Fenced1 => &listed,
+            Stream::Strict => continue,
+        };
+        missing.extend(ids.difference(there).map(|id| (*stream, id.clone())));
+    }
+    missing
 }
 
 /// In a list an id stands once. The subscriber has seen it once, too; what a server did not send because it was killed is not

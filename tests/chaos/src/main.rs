@@ -13,12 +13,15 @@ mod code;
 mod dice;
 mod disk;
 mod load;
+mod logs;
 mod observer;
 mod proxy;
 mod report;
 mod rows;
 mod server;
+mod trace;
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -46,6 +49,9 @@ struct Arguments {
     /// How long everything at random goes on
     #[arg(long, value_name = "SECONDS", default_value_t = 45)]
     seconds: u64,
+    /// Keep the logs of what did not hold here
+    #[arg(long, value_name = "FOLDER")]
+    logs: Option<PathBuf>,
     /// How to print
     #[arg(long, short, value_enum, default_value_t = Format::Table)]
     output: Format,
@@ -78,7 +84,9 @@ fn main() -> ExitCode {
     for row in ROWS.iter().filter(wanted) {
         for number in 0..arguments.runs {
             eprintln!("{} {}", row.name, row.about);
-            let run = row.run(arguments.seed + u64::from(number), Duration::from_secs(arguments.seconds), cache.path());
+            let seed = arguments.seed + u64::from(number);
+            let logs = arguments.logs.as_ref().map(|folder| folder.join(format!("{}-{seed}", row.name)));
+            let run = row.run(seed, Duration::from_secs(arguments.seconds), cache.path(), logs);
             report.add(row, run);
         }
     }

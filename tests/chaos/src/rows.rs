@@ -8,7 +8,7 @@ mod hosts;
 mod links;
 mod servers;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use serde::Serialize;
@@ -169,12 +169,12 @@ pub(crate) const ROWS: &[Row] = &[
 ];
 
 impl Row {
-    /// Runs it once, with the compiled code in `cache`.
-    pub(crate) fn run(&'static self, seed: u64, length: Duration, cache: &Path) -> Run {
+    /// Runs it once, with the compiled code in `cache`. If something does not hold, `logs` gets what processes have logged.
+    pub(crate) fn run(&'static self, seed: u64, length: Duration, cache: &Path, logs: Option<PathBuf>) -> Run {
         let begun = Instant::now();
         // On a thread of its own: whatever fails inside ends this row and no other.
         let cache = cache.to_owned();
-        let outcome = std::thread::Builder::new().name(self.name.to_owned()).spawn(move || self.run_once(seed, length, &cache));
+        let outcome = std::thread::Builder::new().name(self.name.to_owned()).spawn(move || self.run_once(seed, length, &cache, logs));
         let outcome = outcome.map_err(|error| error.to_string()).map(std::thread::JoinHandle::join);
         let mut run = match outcome {
             Ok(Ok(run)) => run,
@@ -185,11 +185,13 @@ impl Row {
         run
     }
 
-    fn run_once(&self, seed: u64, length: Duration, cache: &Path) -> Run {
+    fn run_once(&self, seed: u64, length: Duration, cache: &Path, logs: Option<PathBuf>) -> Run {
         let mut arena = match Arena::start(&self.shape, cache) {
             Ok(arena) => arena,
             Err(why) => return Run { skipped: Some(why), ..Run::broken(String::new()) }.whole(),
         };
+        // Kept also when this row does not come to its end.
+        arena.keep_logs(logs);
         let mut fault = Fault { dice: Dice::new(seed), length, expected: Finding::default() };
         arena.pass(STEADY.saturating_sub(arena.load.begun().elapsed()));
         let begun = Instant::now();
@@ -203,7 +205,11 @@ impl Row {
         if fault.expected.checked > 0 {
             findings.insert(Property::Expected, fault.expected);
         }
-        Run { findings, skipped: None, broken: None, seconds: 0.0 }
+        let run = Run { findings, skipped: None, broken: None, seconds: 0.0 };
+        if run.is_good() {
+            arena.keep_logs(None);
+        }
+        run
     }
 }
 
