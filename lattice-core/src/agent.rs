@@ -4,7 +4,7 @@
 //! ([`Agent::poll_action`]). Nothing here waits, reads a clock or touches the network.
 //!
 //! **Invariants.** The generation of the assignment in force never falls. An actor runs only while its code is loaded, its
-//! shape is admissible and every import that needs a link has one to a provider that works here.
+//! shape is admissible, every import that needs a link has one to a provider that works here, and nobody holds it.
 
 pub mod crashes;
 
@@ -71,7 +71,20 @@ struct Component {
     running: Option<ComponentAssignment>,
     /// Why it did not work with these settings.
     run_failure: Option<(ComponentAssignment, String)>,
+    /// Why it must not run although it could.
+    held: Option<String>,
     state: ComponentState,
+}
+
+/// What is known of one actor: what whoever judges it needs.
+#[derive(Debug, Clone, Copy)]
+pub struct Known<'a> {
+    /// What it shall be.
+    pub spec: &'a ComponentAssignment,
+    /// What its component imports and exports, once its code is loaded.
+    pub shape: Option<&'a ComponentShape>,
+    /// Why it is held.
+    pub held: Option<&'a str>,
 }
 
 #[derive(Debug)]
@@ -160,6 +173,17 @@ impl Agent {
         self.components.iter().map(|(id, component)| {
             let instances = component.running.as_ref().map_or(0, |running| running.instances);
             (id, &component.state, &component.spec.digest, instances)
+        })
+    }
+
+    /// What is known of each actor.
+    pub fn known(&self) -> impl Iterator<Item = (&ActorId, Known<'_>)> {
+        self.components.iter().map(|(id, component)| {
+            let shape = match &component.code {
+                Code::Loaded(shape) => Some(shape),
+                Code::Loading { .. } | Code::Failed { .. } => None,
+            };
+            (id, Known { spec: &component.spec, shape, held: component.held.as_deref() })
         })
     }
 
@@ -254,6 +278,35 @@ impl Agent {
         }
     }
 
+    /// An actor must not run, and why; or nothing speaks against it any more. Its code stays, so that it is back at once.
+    pub fn handle_hold(&mut self, actor: &ActorId, why: Option<String>) {
+        if let Some(component) = self.components.get_mut(actor)
+            && component.held != why
+        {
+            component.held = why;
+            self.settle();
+        }
+    }
+
+    /// What an actor may connect to has changed: its links are made anew, also those that could not be made.
+    pub fn handle_relink(&mut self, actor: &ActorId) {
+        if let Some(component) = self.components.get_mut(actor) {
+            component.running = None;
+            component.run_failure = None;
+            self.settle();
+        }
+    }
+
+    /// What counts as trustworthy has changed: code that was refused, and may be tried again at all, is tried at once.
+    pub fn handle_trust(&mut self) {
+        for (id, component) in &mut self.components {
+            if let Code::Failed { attempts, retry_at: Some(_), .. } = component.code {
+                component.code = Code::Loading { attempts };
+                self.actions.push_back(Action::Load(id.clone(), component.spec.digest.clone()));
+            }
+        }
+    }
+
     /// Time has come to `now`: whatever waits for another attempt gets it.
     pub fn handle_timeout(&mut self, now: Duration) {
         for (id, component) in &mut self.components {
@@ -312,7 +365,7 @@ impl Agent {
                 None => {
                     let code = Code::Loading { attempts: 0 };
                     let component =
-                        Component { spec: spec.clone(), code, running: None, run_failure: None, state: ComponentState::Starting };
+                        Component { spec: spec.clone(), code, running: None, run_failure: None, held: None, state: ComponentState::Starting };
                     self.components.insert(id.clone(), component);
                     self.actions.push_back(Action::Load(id.clone(), spec.digest.clone()));
                 }
@@ -393,6 +446,12 @@ impl Agent {
 }
 
 fn next_state(component: &Component, settings: &ComponentAssignment, troubles: &BTreeMap<Contract, String>) -> ComponentState {
+    if let Some(why) = &component.held {
+        return match &component.code {
+            Code::Failed { why, .. } => ComponentState::Failed(why.clone()),
+            Code::Loading { .. } | Code::Loaded(_) => ComponentState::Failed(why.clone()),
+        };
+    }
     let shape = match &component.code {
         Code::Loading { .. } if component.running.is_some() => return ComponentState::Running,
         Code::Loading { attempts: 0 } => return ComponentState::Starting,

@@ -31,12 +31,18 @@ pub enum Fault {
     RetriesUnderNewIds,
     /// Observation goes on over a gap of the observer's own as if nothing had been missed: in the failover actor.
     GapIsSilence,
+    /// What a plan brings is not held against the policies in force, only what runs when they change: in the shell.
+    PolicyIgnoredByPlan,
+    /// An older version of a policy is taken like a newer one: in the shell.
+    OlderPolicyTaken,
+    /// A host that comes back starts what the plan says before it has read the policies: in the shell.
+    StartsBeforePolicies,
 }
 
 #[cfg(feature = "faults")]
 impl Fault {
     /// All of them.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 15] = [
         Self::OwnedByRead,
         Self::ConflictIsSuccess,
         Self::OldTermClaims,
@@ -49,6 +55,9 @@ impl Fault {
         Self::RenewsWithoutTtl,
         Self::RetriesUnderNewIds,
         Self::GapIsSilence,
+        Self::PolicyIgnoredByPlan,
+        Self::OlderPolicyTaken,
+        Self::StartsBeforePolicies,
     ];
 }
 

@@ -105,6 +105,10 @@ pub struct Owner {
     slots: BTreeMap<SlotId, Slot>,
     ready: BTreeSet<ActorId>,
     leased: bool,
+    /// The lease has lapsed, and no assignment has come since it was held again: the next one may be from before.
+    lapsed: bool,
+    /// The lease was ended on the host's behalf when it was held again last.
+    void: bool,
     actions: VecDeque<Action>,
 }
 
@@ -112,7 +116,8 @@ impl Owner {
     /// A host that owns nothing.
     pub fn new(host: HostId, incarnation: Incarnation) -> Self {
         let (slots, ready, actions) = (BTreeMap::new(), BTreeSet::new(), VecDeque::new());
-        Self { host, incarnation, faults: Faults::default(), slots, ready, leased: false, actions }
+        let (leased, lapsed, void) = (false, false, false);
+        Self { host, incarnation, faults: Faults::default(), slots, ready, leased, lapsed, void, actions }
     }
 
     /// With a seeded bug.
@@ -171,7 +176,8 @@ impl Owner {
             self.slots.remove(&id);
         }
         for (id, (class, given)) in given {
-            let fresh = || Slot { class, given, state: State::Idle, attempts: 0, lapsed: false };
+            let known = self.slots.contains_key(&id);
+            let fresh = || Slot { class, given, state: State::Idle, attempts: 0, lapsed: self.lapsed };
             let slot = self.slots.entry(id.clone()).or_insert_with(fresh);
             let other = slot.given.term != given.term || slot.class != class;
             (slot.class, slot.given) = (class, given);
@@ -181,8 +187,12 @@ impl Owner {
                 self.stop(&id, why);
                 self.set(&id, if given.release { State::Lost } else { State::Idle });
             }
+            if class == Class::Strict && !known && self.lapsed && self.leased && self.void {
+                self.lose(&id, "it was given before the host's lease was ended on its behalf, for all that is known");
+            }
             self.settle(&id);
         }
+        self.lapsed &= !self.leased;
     }
 
     /// Whether an actor could take messages: its code is there and its links are bound.
@@ -204,7 +214,8 @@ impl Owner {
     /// The host holds its lease. `void`: it was ended on the host's behalf before, so that what this start had belongs to
     /// others.
     pub fn handle_lease_held(&mut self, void: bool) {
-        self.leased = true;
+        (self.leased, self.void) = (true, void);
+        self.lapsed &= void;
         for id in self.strict() {
             if void && self.slots.get(&id).is_some_and(|slot| slot.lapsed && slot.state == State::Idle) {
                 self.lose(&id, "the host's lease was ended on its behalf");
@@ -215,7 +226,7 @@ impl Owner {
 
     /// The host's lease has ended: what needs it stops at once.
     pub fn handle_lease_lost(&mut self) {
-        self.leased = false;
+        (self.leased, self.lapsed) = (false, true);
         for id in self.strict() {
             self.stop(&id, "the host's lease has ended");
             if let Some(slot) = self.slots.get_mut(&id).filter(|slot| slot.state != State::Lost) {

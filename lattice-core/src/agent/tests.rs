@@ -206,3 +206,49 @@ fn the_last_assignment_is_kept_unless_it_came_from_there() {
     agent.handle_assignment(assignment(2, &[], &[]), false).unwrap();
     assert!(std::iter::from_fn(|| agent.poll_action()).any(|action| matches!(action, Action::Persist(_))));
 }
+
+#[test]
+fn what_is_held_stops_and_comes_back_at_once() {
+    let mut agent = agent();
+    let spec = component(b"a", vec![kv_link("edge-data")]);
+    agent.handle_assignment(assignment(1, &["kv"], &[("a", spec.clone())]), false).unwrap();
+    agent.handle_provider(&kv(), Ok(()), NOW);
+    agent.handle_loaded(&id("a"), &spec.digest, Ok(shape(&[STORE])), NOW);
+    actions(&mut agent);
+    agent.handle_hold(&id("a"), Some("capability denied: x".into()));
+    assert_eq!(actions(&mut agent), [Action::Stop(id("a"))]);
+    assert_eq!(state(&agent, "a"), "failed: capability denied: x");
+    agent.handle_hold(&id("a"), Some("capability denied: x".into()));
+    assert_eq!(actions(&mut agent), [], "once");
+    agent.handle_hold(&id("a"), None);
+    assert_eq!(actions(&mut agent), [Action::Run(id("a"), Box::new(spec.clone()))], "without loading again");
+    agent.handle_relink(&id("a"));
+    assert_eq!(actions(&mut agent), [Action::Run(id("a"), Box::new(spec))], "its links are made anew");
+}
+
+#[test]
+fn what_is_held_does_not_start() {
+    let mut agent = agent();
+    let spec = component(b"a", vec![]);
+    agent.handle_assignment(assignment(1, &[], &[("a", spec.clone())]), false).unwrap();
+    agent.handle_hold(&id("a"), Some("no".into()));
+    agent.handle_loaded(&id("a"), &spec.digest, Ok(shape(&[])), NOW);
+    assert_eq!(actions(&mut agent), [Action::Load(id("a"), spec.digest.clone())]);
+    assert_eq!(agent.applied(), Generation(1), "that is all that can be done");
+    let (_, known) = agent.known().next().unwrap();
+    assert_eq!((known.held, known.shape.is_some(), known.spec), (Some("no"), true, &spec));
+}
+
+#[test]
+fn refused_code_is_tried_again_when_trust_changes() {
+    let mut agent = agent();
+    let spec = component(b"a", vec![]);
+    agent.handle_assignment(assignment(1, &[], &[("a", spec.clone())]), false).unwrap();
+    actions(&mut agent);
+    agent.handle_loaded(&id("a"), &spec.digest, Err(("older".into(), true)), NOW);
+    agent.handle_trust();
+    assert_eq!(actions(&mut agent), [Action::Load(id("a"), spec.digest.clone())]);
+    agent.handle_loaded(&id("a"), &spec.digest, Err(("tampered".into(), false)), NOW);
+    agent.handle_trust();
+    assert_eq!(actions(&mut agent), [], "nothing helps");
+}

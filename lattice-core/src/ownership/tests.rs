@@ -150,6 +150,27 @@ fn strict_runs_with_a_lease_only() {
 }
 
 #[test]
+fn what_is_first_heard_of_after_the_lease_was_ended_may_be_from_before() {
+    for held_first in [true, false] {
+        let mut owner = Owner::new(host_id(0), Incarnation::new("01").unwrap());
+        owner.handle_actor(&id(0).actor, true);
+        owner.handle_lease_held(false);
+        owner.handle_lease_lost();
+        if held_first {
+            owner.handle_lease_held(true);
+        }
+        owner.handle_assignment(&given(Class::Strict, &[(0, 5, false)]));
+        if !held_first {
+            owner.handle_lease_held(true);
+        }
+        assert_eq!(actions(&mut owner), [], "the plan is told that it is lost, and gives it anew");
+        assert_eq!(owner.lost(&id(0).actor).collect::<Vec<_>>(), [(0, Generation(5))]);
+        owner.handle_assignment(&given(Class::Strict, &[(0, 8, false)]));
+        assert_eq!(actions(&mut owner), [Action::Read(id(0))]);
+    }
+}
+
+#[test]
 fn autonomous_needs_nobody() {
     let mut owner = reading(Class::Autonomous);
     assert_eq!(actions(&mut owner), [Action::Start { slot: id(0), epoch: 0 }]);

@@ -151,6 +151,10 @@ pub enum HostEvent {
     Wake,
     /// The assignment in the store is looked at again.
     Resync(u32),
+    /// The policies in the store are looked at again.
+    PolicyResync(u32),
+    /// A plan that waits for the policies waits no more.
+    Release,
     /// The plan could not be read for so long that the assignment on disk counts.
     Offline,
     /// Code was loaded, or not.
@@ -170,6 +174,8 @@ pub enum HostEvent {
 pub enum WorldEvent {
     /// The operator does something.
     Operator,
+    /// Somebody puts a policy into the store.
+    Policy,
     /// Something breaks.
     Break,
     /// A host is started.

@@ -2,10 +2,12 @@
 //! wasmtime.
 //!
 //! * `calls`: requests and what their answers are for
+//! * `policy`: what is in force
 //! * `slot`: what runs a slot of an actor with owners
 //! * `replica`: what runs a replica of a system actor
 
 mod calls;
+mod policy;
 mod replica;
 mod slot;
 
@@ -18,7 +20,7 @@ use lattice_core::id::{ActorId, Generation, HostId, HostName, Incarnation, Regio
 use lattice_core::lease::{self, Lease};
 use lattice_core::link::{Delivery, KindSettings};
 use lattice_core::ownership::{self, Owner, SlotId};
-use lattice_core::subject::{self, SubjectPattern, Verb};
+use lattice_core::subject::{self, Heard, SubjectPattern, Verb};
 use lattice_core::system::SystemActor;
 use lattice_core::timing::{LEASE_TTL, OFFLINE_START_AFTER, RESYNC_INTERVAL, TimingProfile};
 use lattice_core::wire;
@@ -29,9 +31,11 @@ use lattice_core::wire::verdict;
 
 use crate::clock::{Clock, Millis};
 use crate::env::{Call, Env, Event, HostEvent, HostIx, Inbox, Reply, Request, WorldEvent, incarnation};
+use crate::invariants::Rule;
 use crate::scene;
 use crate::store::Put;
 use calls::{After, Pending};
+use policy::Policies;
 use replica::Replica;
 use slot::SlotWork;
 
@@ -63,6 +67,8 @@ pub struct Host {
     frozen: Vec<HostEvent>,
     /// The assignment on its disk.
     disk: Option<Assignment>,
+    /// The policies on its disk.
+    policies: Option<policy::Disk>,
 }
 
 /// What lives as long as the process.
@@ -90,13 +96,14 @@ pub struct Process {
     wake: Option<Millis>,
     followed: Generation,
     slot_starts: u32,
+    policies: Policies,
 }
 
 impl Host {
     /// A machine on which nothing was ever started.
     pub fn new(ix: HostIx, region: Region, clock: Clock) -> Self {
         let (id, name) = (scene::host_id(ix), scene::host_name(ix));
-        Self { ix, id, name, region, clock, boot: 0, paused: false, process: None, frozen: Vec::new(), disk: None }
+        Self { ix, id, name, region, clock, boot: 0, paused: false, process: None, frozen: Vec::new(), disk: None, policies: None }
     }
 
     /// Name of its main connection.
@@ -142,6 +149,7 @@ impl Host {
             wake: None,
             followed: Generation(0),
             slot_starts: 0,
+            policies: Policies::restore(self),
             incarnation: own.clone(),
         });
         self.subscribe(env);
@@ -199,6 +207,7 @@ impl Host {
         self.watch_lease(env);
         self.take(what, env);
         self.settle(env);
+        self.check_policy(env);
     }
 
     fn take(&mut self, what: HostEvent, env: &mut Env) {
@@ -212,10 +221,11 @@ impl Host {
             HostEvent::Deliver(consumer, sequence, body) => self.handle_delivery(&consumer, sequence, &body, env),
             HostEvent::Connected => {
                 self.beat(env);
+                self.note_connection(true, env);
                 self.read_assignment(env);
                 self.pull_again(env);
             }
-            HostEvent::Disconnected => {}
+            HostEvent::Disconnected => self.note_connection(false, env),
             HostEvent::Beat => {
                 self.beat(env);
                 let next = self.clock.when(now.saturating_add(self.timing().heartbeat()));
@@ -231,6 +241,8 @@ impl Host {
                     self.read_assignment(env);
                 }
             }
+            HostEvent::PolicyResync(number) => self.resync_policies(number, env),
+            HostEvent::Release => self.release_plan(env),
             HostEvent::Offline => {
                 if let Some(kept) = process.kept.take() {
                     env.note(format_args!("h{} starts from its disk", self.ix));
@@ -259,6 +271,8 @@ impl Host {
     fn handle_told(&mut self, subject: &str, env: &mut Env) {
         if subject == subject::planned(&scene::lattice(), &self.id) {
             self.read_assignment(env);
+        } else if matches!(Heard::of_subject(subject), Some((_, Heard::PolicyChanged))) {
+            self.read_policies(env);
         } else if Verb::of_subject(subject) == Some(Verb::Report) {
             self.beat(env);
         }
@@ -317,6 +331,13 @@ impl Host {
     }
 
     fn run(&mut self, actor: ActorId, settings: ComponentAssignment, env: &mut Env) {
+        if let Some(why) = self.objection(&actor, env) {
+            // It never ran: stopping it changes nothing.
+            if let Some(process) = &mut self.process {
+                process.agent.handle_hold(&actor, Some(why));
+            }
+            return;
+        }
         let now = self.clock.now_ms(env.now);
         let Some(process) = &mut self.process else { return };
         let system = SystemActor::ALL.into_iter().find(|system| system.as_str() == actor.as_str());
@@ -433,7 +454,7 @@ impl Host {
             Reply::Found(found) => {
                 process.kept = None;
                 if let Some(assignment) = found.and_then(|(body, _)| wire::decode::<Assignment>(&body).ok()) {
-                    self.follow(assignment, false, env);
+                    self.offer_plan(assignment, env);
                 }
                 if again { 1 } else { RESYNC_INTERVAL.as_millis() as Millis }
             }
@@ -444,6 +465,7 @@ impl Host {
 
     /// Takes an assignment, from the store or from the disk.
     fn follow(&mut self, assignment: Assignment, from_disk: bool, env: &mut Env) {
+        let now = self.clock.now(env.now);
         let Some(process) = &mut self.process else { return };
         if process.agent.is_draining() {
             return;
@@ -456,6 +478,9 @@ impl Host {
                 process.owner.handle_assignment(&components);
                 if generation > process.followed {
                     env.note(format_args!("h{} follows {generation}", self.ix));
+                    if !from_disk && process.policies.are_awaited(now) {
+                        env.watch.fail(Rule::StartedEarly, format!("h{} follows {generation} before it has read the policies", self.ix));
+                    }
                 }
                 process.followed = generation;
                 env.watch.handle_followed(&self.id, generation);
@@ -468,7 +493,8 @@ impl Host {
     fn subscribe(&mut self, env: &mut Env) {
         let Some(process) = &self.process else { return };
         let lattice = scene::lattice();
-        let own = subject::requests_for(&lattice, &self.id).into_iter().chain([subject::planned(&lattice, &self.id)]);
+        let told = [subject::planned(&lattice, &self.id), subject::policy_changes(&lattice)];
+        let own = subject::requests_for(&lattice, &self.id).into_iter().chain(told);
         let mut all: Vec<(SubjectPattern, Inbox)> = own.map(|text| (SubjectPattern::new(text).unwrap(), Inbox::Host)).collect();
         for actor in process.replicas.keys() {
             for link in process.running.get(actor).into_iter().flat_map(|settings| &settings.links) {
@@ -494,6 +520,10 @@ impl Host {
         env.send_up(self.ix, Request::Publish(Rc::from(subject), Rc::from(body)));
     }
 
+    fn labels(&self) -> BTreeMap<String, String> {
+        BTreeMap::from([("region".to_owned(), self.region.to_string())])
+    }
+
     /// What the host says of itself.
     pub fn report(&self, at: Millis) -> HostReport {
         let process = self.process.as_ref().expect("a host that reports runs");
@@ -508,7 +538,7 @@ impl Host {
             name: self.name.clone(),
             lattice: scene::lattice(),
             region: self.region.clone(),
-            labels: BTreeMap::from([("region".to_owned(), self.region.to_string())]),
+            labels: self.labels(),
             incarnation: process.incarnation.clone(),
             seq: process.beats,
             version: "sim".to_owned(),
@@ -521,7 +551,7 @@ impl Host {
             rtt_us: BTreeMap::new(),
             components: process.agent.components().map(component).collect(),
             providers: BTreeMap::new(),
-            policy: None,
+            policy: Some(process.policies.enforced()),
         }
     }
 

@@ -51,6 +51,14 @@ pub enum Rule {
     Budget,
     /// A lease is stored with a time to live.
     LeaseTtl,
+    /// The version of a policy that a host knows never falls, also not over a restart.
+    PolicyFell,
+    /// A host runs nothing that the policies in force there stop.
+    PolicyIgnored,
+    /// A host that can be reached enforces the newest version in time.
+    PolicyLate,
+    /// A host that comes back reads the policies before it follows a plan.
+    StartedEarly,
     /// Some time after the last fault everything that is wanted runs, where it is wanted, and nothing is left to do.
     Settled,
     /// Nothing panics.
@@ -92,6 +100,7 @@ pub struct Watch {
     asleep: BTreeSet<HostIx>,
     standing: BTreeMap<HostId, Verdict>,
     deaths: Vec<Millis>,
+    policies: BTreeMap<HostId, u64>,
     /// Starts of hosts whose leases were ended on their behalf, by the names of their connections, and the plan of that time.
     ended: BTreeMap<String, Generation>,
     /// The host whose lease was ended on its behalf just now.
@@ -121,6 +130,8 @@ pub struct Seen {
     pub leases_ended: u64,
     /// Slots started.
     pub starts: u64,
+    /// Versions of a policy that a host began to enforce.
+    pub policies: u64,
 }
 
 impl Seen {
@@ -135,6 +146,7 @@ impl Seen {
         self.deaths += other.deaths;
         self.leases_ended += other.leases_ended;
         self.starts += other.starts;
+        self.policies += other.policies;
     }
 }
 
@@ -161,6 +173,15 @@ impl Watch {
         let before = self.followed.insert(host.clone(), generation).unwrap_or_default();
         if generation < before {
             self.fail(Rule::GenerationFell, format!("host {host} follows generation {generation} after {before}"));
+        }
+    }
+
+    /// A host knows this version of the policy.
+    pub fn handle_policy(&mut self, host: &HostId, version: u64) {
+        let before = self.policies.insert(host.clone(), version).unwrap_or_default();
+        self.seen.policies += u64::from(version > before);
+        if version < before {
+            self.fail(Rule::PolicyFell, format!("host {host} enforces version {version} after {before}"));
         }
     }
 

@@ -18,6 +18,8 @@ use crate::env::HostIx;
 pub const OWNED: [(&str, Class, u32); 2] = [("ledger", Class::Fenced, 2), ("valve", Class::Strict, 2)];
 /// Shared actors that the operator starts, scales and stops.
 pub const SHARED: [&str; 3] = ["alpha", "beta", "gamma"];
+/// Those of them that have a messaging link, so that policies are about them.
+pub const LINKED: [&str; 2] = ["alpha", "beta"];
 /// Sensors of each slot.
 pub const SENSORS_PER_SLOT: u32 = 2;
 /// Provider of the messaging links of actors.
@@ -148,4 +150,7 @@ pub fn start_shared(desired: &mut Desired, name: &str, max: u32, needs: Needs) {
     let mut spec = ComponentSpec::new(format!("file://{name}.wasm"), Digest::of(name.as_bytes()));
     spec.needs = needs;
     desired.start_component(actor(name), spec, Some(max), true).unwrap();
+    if LINKED.contains(&name) {
+        desired.put_link(link(name, MESSAGING, Contract::Messaging, [("subscription", format!("edge.told.{name}"))]));
+    }
 }

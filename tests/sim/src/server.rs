@@ -39,6 +39,7 @@ impl Server {
             (subject::desired_bucket(&lattice), cut(subject::desired_republish(&lattice))),
             (subject::plan_bucket(&lattice), planned),
             (subject::verdict_bucket(&lattice), cut(subject::verdict_republish(&lattice))),
+            (subject::policy_bucket(&lattice), cut(subject::policy_republish(&lattice))),
         ];
         for (bucket, republish) in republished {
             server.streams.insert(subject::bucket_stream(&bucket), Stream::on_disk(vec![republish]));

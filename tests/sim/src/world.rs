@@ -20,6 +20,7 @@ use crate::env::{Chances, Env, Event, HostEvent, HostIx, WorldEvent};
 use crate::host::Host;
 use crate::invariants::{Breach, Rule, Seen};
 use crate::operator::{self, Done};
+use crate::policy::{self, Desk, Laggards};
 use crate::scene;
 use crate::server::Server;
 use crate::store::{Put, Stream};
@@ -87,6 +88,8 @@ struct World {
     hosts: Vec<Host>,
     server: Server,
     sensors: Vec<Sensor>,
+    policies: Desk,
+    laggards: Laggards,
     usual: Chances,
     breaks: bool,
     /// How long something stays broken that does so for long.
@@ -140,6 +143,8 @@ impl World {
             hosts,
             server: Server::furnished(),
             sensors: slots.flat_map(sensor).collect(),
+            policies: Desk::new(seed),
+            laggards: Laggards::default(),
             usual,
             breaks: options.breaks,
             long,
@@ -168,6 +173,8 @@ impl World {
         env.later(FIRST_PLAN_AT, WorldEvent::FirstPlan);
         env.later(FIRST_PLAN_AT + 1_000, WorldEvent::Operator);
         env.later(FIRST_PLAN_AT + 3_000, WorldEvent::Break);
+        let after = self.policies.pause();
+        env.later(after, WorldEvent::Policy);
         env.later(self.calm_at, WorldEvent::Calm);
         env.chances = Chances::default();
     }
@@ -183,6 +190,32 @@ impl World {
         }
         if let Some(host) = self.env.watch.take_revoked() {
             self.spite(&host);
+        }
+        self.check_policies();
+    }
+
+    /// A host that can be reached, in a world that loses nothing, knows the newest policy in time.
+    fn check_policies(&mut self) {
+        let env = &mut self.env;
+        let kind = self.server.up && env.chances.loss == 0 && env.chances.slow == 0;
+        for host in &self.hosts {
+            let link = &env.links[host.ix];
+            let sound = kind && link.host_sees && link.server_sees && !link.up_cut && !link.down_cut && !host.paused && host.is_up();
+            let lags = self.policies.newest_is_stored && host.policy_version() < self.policies.version();
+            let late = self.laggards.handle(host.ix, link.conn, sound, lags, env.now);
+            if late > policy::KNOWN_WITHIN {
+                let (has, version) = (host.policy_version(), self.policies.version());
+                let what = format!("h{} could have known policy v{version} for {late} ms and enforces v{has}", host.ix);
+                env.watch.fail(Rule::PolicyLate, what);
+            }
+        }
+    }
+
+    fn put_policy(&mut self) {
+        if !self.calm {
+            self.policies.act(&mut self.server, self.hosts.len(), &mut self.env);
+            let after = self.policies.pause();
+            self.env.later(after, WorldEvent::Policy);
         }
     }
 
@@ -200,6 +233,7 @@ impl World {
         let env = &mut self.env;
         match what {
             WorldEvent::Operator => self.operate(),
+            WorldEvent::Policy => self.put_policy(),
             WorldEvent::Break => self.break_something(),
             WorldEvent::Start(host) => {
                 if !self.hosts[host].is_up() {
@@ -489,6 +523,7 @@ impl World {
         self.env.chances = Chances::default();
         self.server_up();
         operator::make_up(&mut self.server, &self.hosts, &mut self.env);
+        self.policies.make_up(&mut self.server, self.hosts.len(), &mut self.env);
         for host in 0..self.hosts.len() {
             self.heal(host);
             self.resume(host, self.hosts[host].boot);
@@ -523,13 +558,21 @@ impl World {
     fn unsettled(&self) -> Option<String> {
         let desired = operator::read(&self.server, &self.env);
         let daemon = |actor: &ActorId| desired.components.get(actor).is_some_and(|spec| spec.needs.daemon);
+        if let Some(host) = self.hosts.iter().find(|host| host.policy_version() < self.policies.version()) {
+            return Some(format!("h{} enforces policy v{}, newest is v{}", host.ix, host.policy_version(), self.policies.version()));
+        }
         let mut running: BTreeMap<ActorId, u32> = BTreeMap::new();
         for host in &self.hosts {
             for (actor, instances) in host.running().into_iter().filter(|(actor, _)| !daemon(actor) || self.takes_work(host)) {
                 *running.entry(actor).or_default() += instances;
             }
         }
-        let wanted = wanted(&desired, self.hosts.iter().filter(|host| self.takes_work(host)).count());
+        let places = |actor: &ActorId| self.hosts.iter().filter(|host| self.takes_work(host) && host.allows(&desired, actor)).count();
+        let mut wanted = wanted(&desired, places);
+        // Where policies leave it no host that takes work, it may wait.
+        let stuck = |actor: &ActorId| places(actor) == 0;
+        wanted.retain(|actor, _| !stuck(actor));
+        running.retain(|actor, _| !stuck(actor));
         if running != wanted {
             return Some(format!("{running:?} run, {wanted:?} are wanted"));
         }
@@ -545,10 +588,10 @@ impl World {
     }
 }
 
-/// Instances of each actor that should run, on so many hosts that take work.
-fn wanted(desired: &Desired, hosts: usize) -> BTreeMap<ActorId, u32> {
+/// Instances of each actor that should run; `hosts`: how many hosts take work and may run it.
+fn wanted(desired: &Desired, hosts: impl Fn(&ActorId) -> usize) -> BTreeMap<ActorId, u32> {
     let all = desired.components.iter().map(|(id, spec)| {
-        let times = if spec.needs.daemon { u32::try_from(hosts).unwrap_or(u32::MAX) } else { 1 };
+        let times = if spec.needs.daemon { u32::try_from(hosts(id)).unwrap_or(u32::MAX) } else { 1 };
         (id.clone(), spec.max * times)
     });
     all.filter(|(_, instances)| *instances > 0).collect()

@@ -24,6 +24,9 @@ fn expected(fault: Fault) -> &'static [Rule] {
         Fault::RenewsWithoutTtl => &[Rule::LeaseTtl],
         Fault::RetriesUnderNewIds => &[Rule::Applied, Rule::Once],
         Fault::GapIsSilence => &[Rule::FalseVerdict],
+        Fault::PolicyIgnoredByPlan => &[Rule::PolicyIgnored],
+        Fault::OlderPolicyTaken => &[Rule::PolicyFell],
+        Fault::StartsBeforePolicies => &[Rule::StartedEarly],
     }
 }
 

@@ -26,6 +26,7 @@ pub(super) struct Pending {
 #[derive(Debug, Clone)]
 pub(super) enum After {
     Assignment,
+    Policies,
     LeaseRead,
     LeaseRenewed,
     OwnVerdict,
@@ -72,6 +73,7 @@ impl Host {
         let Some(Pending { after, .. }) = process.calls.remove(&number) else { return };
         match after {
             After::Assignment => self.handle_assignment_read(reply, env),
+            After::Policies => self.handle_policies_read(reply, env),
             After::LeaseRead => match reply {
                 Reply::Found(found) => {
                     let record = found.and_then(|(body, sequence)| Some((wire::decode::<LeaseRecord>(&body).ok()?, sequence)));

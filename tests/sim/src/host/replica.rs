@@ -17,7 +17,7 @@ use super::{After, Host, bucket_stream};
 use crate::clock::Millis;
 use crate::env::{Call, Env, Event, HostEvent, Reply};
 use crate::invariants::Rule;
-use crate::scene;
+use crate::{policy, scene};
 use crate::store::{Put, Refusal};
 
 /// Steps for one message; what is left waits for the next.
@@ -109,6 +109,7 @@ enum Machine {
 enum Waiting {
     Look,
     Verdicts,
+    Policies,
     Plan,
     PlanThenDesired,
     Desired(Option<Listing>),
@@ -167,6 +168,7 @@ impl Replica {
                     Some((_, Heard::Heartbeat)) => machine.handle_heartbeat(subject, body, now),
                     Some((_, Heard::DesiredChanged)) => machine.handle_desired_changed(),
                     Some((_, Heard::VerdictChanged)) => machine.handle_verdict_changed(),
+                    Some((_, Heard::PolicyChanged)) => machine.handle_policy_changed(),
                     Some((_, Heard::Question(_))) | None => {}
                 }
             }
@@ -265,8 +267,9 @@ impl Host {
         match step {
             Step::AskHosts => self.publish(&subject::request_all(&lattice, Verb::Report), Vec::new(), env),
             Step::Probe(probe) => self.publish(&subject::probe(&lattice), wire::encode(&probe), env),
-            Step::Look => self.ask(actor, Waiting::Look, Call::Info(vec![desired, plan, verdicts]), env),
+            Step::Look => self.ask(actor, Waiting::Look, Call::Info(vec![desired, plan, verdicts, policy::stream()]), env),
             Step::ReadVerdicts => self.ask(actor, Waiting::Verdicts, Call::List(verdicts), env),
+            Step::ReadPolicies => self.ask(actor, Waiting::Policies, Call::List(policy::stream()), env),
             Step::Read => self.ask(actor, Waiting::PlanThenDesired, Call::List(plan), env),
             Step::Commit(keys) => self.commit(actor, &subject::plan_bucket(&lattice), keys, env),
             Step::Record(_) => {}
@@ -406,7 +409,14 @@ impl Host {
 fn scheduled(machine: &mut Scheduler, waiting: Waiting, reply: Reply, now: Millis, wall_ms: u64) -> bool {
     let lattice = scene::lattice();
     match (waiting, reply) {
-        (Waiting::Look, Reply::Last(last)) => machine.handle_revisions(Revision(last[0]), Revision(last[1]), Revision(last[2])),
+        (Waiting::Look, Reply::Last(last)) => {
+            machine.handle_revisions(Revision(last[0]), Revision(last[1]), Revision(last[2]), Revision(last[3]));
+        }
+        (Waiting::Policies, Reply::Listed(entries, last)) => {
+            let listing = Listing::new(&subject::policy_bucket(&lattice), entries, last);
+            let read = machine.handle_policies(listing.entries().map(|(key, value, _)| (key, value)), Revision(last));
+            read.expect("what is stored makes sense");
+        }
         (Waiting::Verdicts, Reply::Listed(entries, last)) => {
             let listing = Listing::new(&subject::verdict_bucket(&lattice), entries, last);
             machine

@@ -1,0 +1,248 @@
+//! The policies of a host: reads, verifies, keeps and enforces them, and says what it enforces.
+//!
+//! What is in force is on disk before anybody is told, and a plan waits until the policies were read: a host that was away
+//! complies before it starts anything.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use lattice_core::agent::Known;
+use lattice_core::contract::Contract;
+use lattice_core::desired::Desired;
+use lattice_core::fault::Fault;
+use lattice_core::id::ActorId;
+use lattice_core::policy::accept::{Documents, Holding, Judge, Marks, Stored};
+use lattice_core::policy::effects::{self, Effect};
+use lattice_core::policy::force::{InForce, Preset};
+use lattice_core::policy::report::Enforced;
+use lattice_core::policy::scope::Facts;
+use lattice_core::timing::{OFFLINE_START_AFTER, RESYNC_INTERVAL};
+use lattice_core::trust::Place;
+use lattice_core::trust::clock::{Standing, Time};
+use lattice_core::wire::assignment::Assignment;
+
+use super::calls::After;
+use super::{Host, REREAD};
+use crate::clock::Millis;
+use crate::env::{Call, Env, Event, HostEvent, Reply};
+use crate::invariants::Rule;
+use crate::policy::{NOW_S, Seals, name, stream, trusted};
+use crate::scene;
+
+/// What a host has on its disk about policies.
+pub(super) type Disk = (Marks, Documents);
+
+/// The policies of one start of a host.
+#[derive(Debug)]
+pub(super) struct Policies {
+    holding: Holding,
+    force: InForce,
+    refused: BTreeMap<String, String>,
+    reading: bool,
+    read_again: bool,
+    /// Counts reads, so that only the last one's timer counts.
+    resync: u32,
+    /// Whether they were read since the connection is there.
+    read: bool,
+    connected_at: Option<Duration>,
+    /// The plan that waits for them.
+    deferred: Option<Assignment>,
+}
+
+/// Does something with the question that every check of a document asks.
+fn judged<T>(host: &Host, question: impl FnOnce(&Judge<'_>) -> T) -> T {
+    let (keys, lattice, labels) = ([trusted()].into(), scene::lattice(), host.labels());
+    let facts = Facts { id: &host.id, name: &host.name, region: &host.region, labels: &labels };
+    question(&Judge { keys: &keys, host: facts, place: Place { lattice: &lattice, time: Time::exact(NOW_S) } })
+}
+
+impl Policies {
+    /// From what is on the disk.
+    pub(super) fn restore(host: &Host) -> Self {
+        let (marks, documents) = match &host.policies {
+            Some((marks, documents)) => (Stored::Found(marks.clone()), Stored::Found(documents.clone())),
+            None => (Stored::Absent, Stored::Absent),
+        };
+        let holding = judged(host, |judge| Holding::restore(marks, documents, judge, &Seals));
+        let force = in_force(&holding);
+        Self {
+            holding,
+            force,
+            refused: BTreeMap::new(),
+            reading: false,
+            read_again: false,
+            resync: 0,
+            read: false,
+            connected_at: None,
+            deferred: None,
+        }
+    }
+
+    /// What the host says that it enforces.
+    pub(super) fn enforced(&self) -> Enforced {
+        Enforced::new(&self.holding, &self.force, Preset::Open, Standing::Trusted, &self.refused)
+    }
+
+    /// The version that the host knows.
+    fn version(&self) -> u64 {
+        self.holding.marks().get(&name()).map_or(0, |mark| mark.version)
+    }
+
+    /// Whether a plan waits for them.
+    pub(super) fn are_awaited(&self, now: Duration) -> bool {
+        self.connected_at.is_some_and(|at| !self.read && now < at.saturating_add(OFFLINE_START_AFTER))
+    }
+}
+
+fn in_force(holding: &Holding) -> InForce {
+    InForce::new(holding, Preset::Open, Time::exact(NOW_S))
+}
+
+impl Host {
+    /// The connection has come, or gone.
+    pub(super) fn note_connection(&mut self, connected: bool, env: &mut Env) {
+        let now = self.clock.now(env.now);
+        let Some(process) = &mut self.process else { return };
+        process.policies.read = false;
+        process.policies.connected_at = connected.then_some(now);
+        if connected {
+            let until = self.clock.when(now.saturating_add(OFFLINE_START_AFTER));
+            env.at(until, Event::Host(self.ix, self.boot, HostEvent::Release));
+            self.read_policies(env);
+        } else if let Some(deferred) = process.policies.deferred.take() {
+            process.kept.get_or_insert(deferred);
+        }
+    }
+
+    pub(super) fn read_policies(&mut self, env: &mut Env) {
+        let Some(process) = &mut self.process else { return };
+        if process.policies.reading {
+            process.policies.read_again = true;
+            return;
+        }
+        process.policies.reading = true;
+        self.call(After::Policies, Call::List(stream()), 1, env);
+    }
+
+    pub(super) fn resync_policies(&mut self, number: u32, env: &mut Env) {
+        if self.process.as_ref().is_some_and(|process| process.policies.resync == number) {
+            self.read_policies(env);
+        }
+    }
+
+    pub(super) fn handle_policies_read(&mut self, reply: Reply, env: &mut Env) {
+        let Some(process) = &mut self.process else { return };
+        let policies = &mut process.policies;
+        let again = std::mem::take(&mut policies.read_again);
+        (policies.reading, policies.resync) = (false, policies.resync + 1);
+        let number = policies.resync;
+        let pause = match reply {
+            Reply::Listed(entries, _) => {
+                policies.read = true;
+                self.offer(entries.iter().map(|(_, document, _)| &**document), env);
+                self.release_plan(env);
+                if again { 1 } else { RESYNC_INTERVAL.as_millis() as Millis }
+            }
+            _ => REREAD,
+        };
+        env.at(env.now + pause, Event::Host(self.ix, self.boot, HostEvent::PolicyResync(number)));
+    }
+
+    /// Takes what is newer, keeps it, enforces it and says so.
+    fn offer<'a>(&mut self, documents: impl Iterator<Item = &'a [u8]>, env: &mut Env) {
+        let Some(process) = &self.process else { return };
+        let (mut holding, mut refused) = (process.policies.holding.clone(), BTreeMap::new());
+        for document in documents {
+            let before = holding.clone();
+            if env.fault == Some(Fault::OlderPolicyTaken) {
+                holding = Holding::default();
+            }
+            if let Err(why) = judged(self, |judge| holding.offer(document, judge, &Seals)) {
+                holding = before;
+                refused.insert(name().to_string(), why.to_string());
+            }
+        }
+        holding.complete();
+        self.policies = Some((holding.marks().clone(), holding.documents()));
+        let Some(process) = &mut self.process else { return };
+        let before = process.policies.enforced();
+        (process.policies.force, process.policies.holding, process.policies.refused) = (in_force(&holding), holding, refused);
+        let version = process.policies.version();
+        let changed = process.policies.enforced() != before;
+        env.watch.handle_policy(&self.id, version);
+        if changed {
+            env.note(format_args!("h{} enforces policy v{version}", self.ix));
+            self.review();
+            self.beat(env);
+        }
+    }
+
+    /// Judges every actor by what is in force.
+    pub(super) fn review(&mut self) {
+        let Some(process) = &mut self.process else { return };
+        let verdicts: Vec<(ActorId, Option<String>)> =
+            process.agent.known().map(|(id, known)| (id.clone(), verdict(&process.policies.force, known))).collect();
+        for (actor, why) in verdicts {
+            process.agent.handle_hold(&actor, why);
+        }
+    }
+
+    /// Why an actor must not run, at the very moment in which it would.
+    pub(super) fn objection(&self, actor: &ActorId, env: &Env) -> Option<String> {
+        if env.fault == Some(Fault::PolicyIgnoredByPlan) {
+            return None;
+        }
+        let process = self.process.as_ref()?;
+        let known = process.agent.known().find(|(id, _)| *id == actor)?.1;
+        verdict(&process.policies.force, known)
+    }
+
+    /// A plan from the store: taken once the policies were read, or as long as they cannot be.
+    pub(super) fn offer_plan(&mut self, assignment: Assignment, env: &mut Env) {
+        let now = self.clock.now(env.now);
+        let Some(process) = &mut self.process else { return };
+        if process.policies.are_awaited(now) && env.fault != Some(Fault::StartsBeforePolicies) {
+            process.policies.deferred = Some(assignment);
+        } else {
+            process.policies.deferred = None;
+            self.follow(assignment, false, env);
+        }
+    }
+
+    /// Takes the plan that waited, if it need not wait any more.
+    pub(super) fn release_plan(&mut self, env: &mut Env) {
+        let Some(deferred) = self.process.as_mut().and_then(|process| process.policies.deferred.take()) else { return };
+        self.offer_plan(deferred, env);
+    }
+
+    /// Nothing runs that the policies in force stop.
+    pub(super) fn check_policy(&self, env: &mut Env) {
+        let Some(process) = &self.process else { return };
+        let known = process.agent.known().filter(|(id, _)| process.running.contains_key(*id));
+        let force = in_force(&process.policies.holding);
+        let refused = known.filter_map(|(id, known)| Some((id, verdict(&force, known)?))).next();
+        if let Some((actor, why)) = refused {
+            env.watch.fail(Rule::PolicyIgnored, format!("h{} runs {actor}: {why}", self.ix));
+        }
+    }
+
+    /// The version of the policy that a host knows, whether it is meant for it or not.
+    pub fn policy_version(&self) -> u64 {
+        self.process.as_ref().map_or(0, |process| process.policies.version())
+    }
+
+    /// Whether the policies in force here let an actor run.
+    pub fn allows(&self, desired: &Desired, actor: &ActorId) -> bool {
+        let contracts = desired.links_of(actor).map(|link| link.contract).collect::<std::collections::BTreeSet<Contract>>();
+        let system = desired.components.get(actor).is_some_and(|spec| spec.system.is_some());
+        let Some(process) = &self.process else { return true };
+        system || effects::keeps(&process.policies.force, &contracts).is_ok()
+    }
+}
+
+fn verdict(force: &InForce, known: Known<'_>) -> Option<String> {
+    match effects::effect(force, known.spec, known.shape) {
+        Effect::Stops { point, why } => Some(format!("capability denied: {}: {why}", point.contract())),
+        Effect::Runs { .. } => None,
+    }
+}
