@@ -11,7 +11,7 @@ use crate::id::{HostId, HostName};
 use crate::policy::posted::Posted;
 use crate::wire::assignment::Assignment;
 use crate::wire::report::{HostReport, HostState};
-use crate::wire::verdict::{Standing, Verdict};
+use crate::wire::verdict::Standing;
 
 /// Health in the seed's three words.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -34,21 +34,18 @@ impl Health {
         }
     }
 
-    /// Health of a host that gave `report`, and of which the failover actors think so.
-    pub fn of(report: &HostReport, verdict: Option<&Verdict>) -> Self {
-        let judged = verdict.map_or(Self::Healthy, |verdict| {
-            let later = report.incarnation > verdict.incarnation;
-            match verdict.standing {
-                // Of a later start it is not known yet whether it stays.
-                Standing::Dead if later => Self::Degraded,
-                Standing::Suspect | Standing::Degraded if later => Self::Healthy,
-                Standing::Suspect | Standing::Dead => Self::Unhealthy,
-                Standing::Degraded | Standing::Returned => Self::Degraded,
-                Standing::Healthy => Self::Healthy,
-            }
-        });
-        let by_itself = if report.state == HostState::Draining || report.error_count > 0 { Self::Degraded } else { Self::Healthy };
-        judged.max(by_itself)
+    /// Health of a host by its own report.
+    pub fn of(report: &HostReport) -> Self {
+        if report.state == HostState::Draining || report.error_count > 0 { Self::Degraded } else { Self::Healthy }
+    }
+
+    /// Health of a host of which the failover actors, or the operator, think so.
+    pub fn of_standing(standing: Standing) -> Self {
+        match standing {
+            Standing::Healthy => Self::Healthy,
+            Standing::Degraded | Standing::Returned => Self::Degraded,
+            Standing::Suspect | Standing::Dead => Self::Unhealthy,
+        }
     }
 }
 
@@ -128,7 +125,7 @@ pub(crate) mod tests {
     use super::*;
     use crate::id::{Generation, Incarnation, LatticeName, Region};
     use crate::wire::report::{ComponentReport, ComponentState, Profile, SlotReport};
-    use crate::wire::verdict::Evidence;
+    use crate::wire::verdict::{Evidence, Verdict};
 
     pub(crate) fn host_id(n: u8) -> HostId {
         HostId::new(format!("N{}", char::from(b'A' + n).to_string().repeat(55))).unwrap()
@@ -191,20 +188,15 @@ pub(crate) mod tests {
 
     #[test]
     fn health_in_the_seed_s_words() {
-        let check = |standing: Standing, same: Health, later: Health| {
-            let restarted = HostReport { incarnation: Incarnation::new("02").unwrap(), ..report(0, "NEDGE01") };
-            let verdict = verdict(0, standing);
-            assert_eq!(Health::of(&report(0, "NEDGE01"), Some(&verdict)), same, "{standing:?}");
-            assert_eq!(Health::of(&restarted, Some(&verdict)), later, "{standing:?}, a later start");
-        };
-        check(Standing::Healthy, Health::Healthy, Health::Healthy);
-        check(Standing::Degraded, Health::Degraded, Health::Healthy);
-        check(Standing::Suspect, Health::Unhealthy, Health::Healthy);
-        check(Standing::Dead, Health::Unhealthy, Health::Degraded);
-        check(Standing::Returned, Health::Degraded, Health::Degraded);
-        let failing = HostReport { error_count: 1, ..report(0, "NEDGE01") };
-        assert_eq!(Health::of(&failing, None), Health::Degraded);
-        assert_eq!(Health::of(&failing, Some(&verdict(0, Standing::Dead))), Health::Unhealthy);
+        let check = |standing: Standing, expected: Health| assert_eq!(Health::of_standing(standing), expected, "{standing:?}");
+        check(Standing::Healthy, Health::Healthy);
+        check(Standing::Degraded, Health::Degraded);
+        check(Standing::Suspect, Health::Unhealthy);
+        check(Standing::Dead, Health::Unhealthy);
+        check(Standing::Returned, Health::Degraded);
+        assert_eq!(Health::of(&report(0, "NEDGE01")), Health::Healthy);
+        assert_eq!(Health::of(&HostReport { error_count: 1, ..report(0, "NEDGE01") }), Health::Degraded);
+        assert_eq!(Health::of(&HostReport { state: HostState::Draining, ..report(0, "NEDGE01") }), Health::Degraded);
     }
 
     #[test]

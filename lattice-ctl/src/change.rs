@@ -161,12 +161,16 @@ impl Writer<'_> {
         let planner = Planner::choose(self.session, self.how, &draft.view.desired).await?;
         // Subscribed before anything is written, so that no answer is missed.
         let watch = if self.how.no_wait { None } else { Some(Watch::start(self.session).await?) };
-        let (draft, revision, provisions) = self.commit(draft, edit).await?;
+        let (mut draft, revision, provisions) = self.commit(draft, edit).await?;
         self.announce(&draft);
         let Planned { plan, mut troubles } = match planner {
             Planner::Scheduler => planner::scheduled(self.session, revision, self.limit(), self.output).await?,
             Planner::Own => self.commit_plan(&draft, revision).await?,
         };
+        if draft.correct(&plan) {
+            self.output.note("note: the plan came out otherwise, for hosts have reported or somebody has changed something meanwhile:");
+            self.announce_changes(&draft);
+        }
         let ended = self.settle(watch, &draft, &plan).await;
         provisions.remove_unneeded(self.session, self.output).await;
         if let Some((actor, problem)) = draft.edited.actors.iter().find_map(|actor| troubles.remove_entry(actor)) {
@@ -187,14 +191,18 @@ impl Writer<'_> {
     }
 
     fn announce(&self, draft: &Draft) {
+        self.announce_changes(draft);
+        for note in &draft.edited.notes {
+            self.output.note(&format!("note: {note}"));
+        }
+    }
+
+    fn announce_changes(&self, draft: &Draft) {
         if !draft.changes.is_empty() {
             self.output.note(&report::diff(draft));
         }
         for line in report::rooms(draft) {
             self.output.note(&format!("note: {line}"));
-        }
-        for note in &draft.edited.notes {
-            self.output.note(&format!("note: {note}"));
         }
     }
 
@@ -281,12 +289,35 @@ impl Draft {
             }
             plan.check_against(&before)?;
         }
-        let mut changes = plan::changes(&view.plan, &plan);
-        changes.sort_by_key(|change| view.inventory.name_of(&change.host));
+        let changes = by_name(plan::changes(&view.plan, &plan.changed), &view.inventory);
         let keys = view.desired.diff(&next, &stamp());
         let Plan { choices, displaced, troubles, .. } = plan;
         Ok(Self { view, next, edited, keys, changes, choices, displaced, troubles })
     }
+
+    /// Takes over what the committed plan does with the things that this change moves, if something that was shown is not so:
+    /// the scheduler has heard of the hosts what was not known here yet. Returns whether it is another plan.
+    fn correct(&mut self, plan: &PlanState) -> bool {
+        let key = |change: &PlannedChange| (change.what, change.id.clone());
+        let about: BTreeSet<_> = self.changes.iter().map(key).collect();
+        let mut actual = plan::changes(&self.view.plan, &plan.assignments);
+        actual.retain(|change| about.contains(&key(change)));
+        let happens = |what: &str, id: &str, host: &HostId| {
+            actual.iter().any(|change| change.what == what && change.id == id && change.host == *host)
+        };
+        if self.changes.iter().all(|change| happens(change.what, &change.id, &change.host)) {
+            return false;
+        }
+        self.displaced.retain(|displaced| happens("actor", displaced.by.as_str(), &displaced.host));
+        self.changes = by_name(actual, &self.view.inventory);
+        true
+    }
+}
+
+/// Changes in the order of the hosts' names.
+fn by_name(mut changes: Vec<PlannedChange>, inventory: &Inventory) -> Vec<PlannedChange> {
+    changes.sort_by_key(|change| inventory.name_of(&change.host));
+    changes
 }
 
 /// What each live host has to show before the change counts as applied: those whose assignment is newer than `before`.
@@ -375,6 +406,28 @@ mod tests {
         let after = view.plan.after(&plan, Revision(2));
         let awaited = awaited(&view.inventory, view.plan.generation(), &after);
         assert_eq!(awaited, BTreeMap::from([(host(1), Awaited::Gone(incarnation))]));
+    }
+
+    #[test]
+    fn what_the_plan_really_does_is_said() {
+        let view = view(2, Desired::default());
+        let edit = |_: &View, desired: &mut Desired| {
+            desired.start_component(actor("a"), component(&[]), Some(1), false).unwrap();
+            Ok(Edited::default())
+        };
+        let mut draft = Draft::make(view, &edit).unwrap();
+        let [shown] = draft.changes.as_slice() else { panic!("{:?}", draft.changes) };
+        let shown = shown.host.clone();
+        let commit = |draft: &Draft, closed: &[HostId]| {
+            let mut inventory = draft.view.inventory.clone();
+            inventory.hosts.retain(|host, _| !closed.contains(host));
+            let plan = plan::plan(&draft.next, Revision(2), &inventory, &draft.view.verdicts, &draft.view.plan);
+            draft.view.plan.after(&plan, Revision(2))
+        };
+        assert!(!draft.correct(&commit(&draft, &[])), "as it was shown");
+        assert!(draft.correct(&commit(&draft, std::slice::from_ref(&shown))), "elsewhere");
+        let [elsewhere] = draft.changes.as_slice() else { panic!("{:?}", draft.changes) };
+        assert_ne!(elsewhere.host, shown);
     }
 
     #[test]

@@ -81,20 +81,11 @@ impl Judged {
             Standing::Healthy | Standing::Degraded | Standing::Suspect => None,
         }
     }
-
-    /// The seed's word for it.
-    fn health(&self) -> Health {
-        match self.standing {
-            Standing::Healthy => Health::Healthy,
-            Standing::Degraded | Standing::Suspect | Standing::Returned => Health::Degraded,
-            Standing::Dead => Health::Unhealthy,
-        }
-    }
 }
 
 /// Health of a host by its own report and by what is made of it, whichever is worse.
 pub(crate) fn health(report: &HostReport, view: &View) -> Health {
-    Judged::of(&report.id, view).map_or(Health::Healthy, |judged| judged.health()).max(Health::of(report, None))
+    Judged::of(&report.id, view).map_or(Health::Healthy, |judged| Health::of_standing(judged.standing)).max(Health::of(report))
 }
 
 /// What a host still runs that is being drained.
@@ -219,7 +210,7 @@ mod tests {
         };
         view.verdicts.hosts.insert(host(0), verdict.clone());
         assert_eq!(of(&view), Some(Standing::Suspect));
-        assert_eq!(health(&view.inventory.hosts[&host(0)], &view), Health::Degraded);
+        assert_eq!(health(&view.inventory.hosts[&host(0)], &view), Health::Unhealthy);
         view.inventory.hosts.get_mut(&host(0)).unwrap().incarnation = start("02");
         assert_eq!(of(&view), None, "the suspicion was about an earlier start");
         view.verdicts.hosts.insert(host(0), Verdict { standing: Standing::Dead, ..verdict });

@@ -161,13 +161,13 @@ impl Failover {
 
 /// Health in the seed's words, by what is stored and heard.
 fn health(view: &HostView<'_>) -> Health {
-    match view.standing {
-        Some(Standing::Dead) => Health::Unhealthy,
-        _ if !view.is_heard => Health::Unhealthy,
-        Some(Standing::Suspect | Standing::Degraded | Standing::Returned) => Health::Degraded,
-        Some(Standing::Healthy) | None if view.draining || view.errors > 0 => Health::Degraded,
-        Some(Standing::Healthy) | None => Health::Healthy,
-    }
+    let judged = view.standing.map_or(Health::Healthy, Health::of_standing);
+    let heard = match view.is_heard {
+        false => Health::Unhealthy,
+        true if view.draining || view.errors > 0 => Health::Degraded,
+        true => Health::Healthy,
+    };
+    judged.max(heard)
 }
 
 /// The word of something on the wire.

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Serialize;
 
-use super::{Plan, PlanState};
+use super::PlanState;
 use crate::id::HostId;
 use crate::wire::assignment::{Assignment, ComponentAssignment};
 
@@ -23,10 +23,10 @@ pub struct PlannedChange {
     pub detail: String,
 }
 
-/// What `plan` changes on each host, compared with `parent`.
-pub fn changes(parent: &PlanState, plan: &Plan) -> Vec<PlannedChange> {
+/// What changes on each host when it goes from its part of `parent` to the one in `parts`: of a plan, or of a later state.
+pub fn changes<'a>(parent: &PlanState, parts: impl IntoIterator<Item = (&'a HostId, &'a Assignment)>) -> Vec<PlannedChange> {
     let mut lines = Vec::new();
-    for (host, after) in &plan.changed {
+    for (host, after) in parts {
         let none = Assignment::empty(host.clone());
         let before = parent.assignments.get(host).unwrap_or(&none);
         let mut line =

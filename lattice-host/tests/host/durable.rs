@@ -1,13 +1,21 @@
 //! At least once: kills, failures, dead letters, a server that goes.
 
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::{Duration, Instant};
+
 use futures::StreamExt as _;
+use lattice_core::id::BucketName;
 use lattice_core::sensor::DeadLetter;
+use lattice_core::subject;
+use lattice_core::timing::MAX_ANSWERED_FAILURES;
 use lattice_core::wire::assignment::ProviderKind;
-use lattice_core::wire::event::EventKind;
+use lattice_core::wire::event::{Event, EventKind};
 use rustix::process::Signal;
 
 use crate::world::{DEADLINE, World, actor, event};
 
+/// How long the stop of an actor may take that rests for longer.
+const STOPPED_WITHIN: Duration = Duration::from_secs(6);
 const LINK: &[(&str, &str)] = &[("subscription", "edge.sensor.eu"), ("delivery", "jetstream")];
 
 #[tokio::test(flavor = "multi_thread")]
@@ -56,6 +64,28 @@ async fn answered_failures_become_dead_letters() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_a_store_that_is_away_makes_fail_is_kept() {
+    let mut world = World::start().await;
+    let (_host, report) = world.joined("NEDGE01").await;
+    let bucket = BucketName::new("readings").unwrap();
+    world.lattice.ensure_bucket(&bucket, None).await.unwrap();
+    world.actor("ledger", "ledger", &report.id, 1).await;
+    world.link("ledger", ProviderKind::KvNats, &[("bucket", "readings"), ("retry-count", "0")]).await;
+    world.link("ledger", ProviderKind::MessagingNats, LINK).await;
+    world.running("NEDGE01", "ledger").await;
+    // A stream without a leader answers as one that is not there.
+    let stream = subject::bucket_stream(bucket.as_str());
+    world.lattice.connection().jetstream().delete_stream(stream).await.unwrap();
+    world.store("edge.sensor.eu", "set device 1").await;
+    world.report("NEDGE01", |report| report.components[&actor("ledger")].failed > MAX_ANSWERED_FAILURES.into()).await;
+    world.lattice.ensure_bucket(&bucket, None).await.unwrap();
+    world.consumed(1).await;
+    let report = world.report("NEDGE01", |_| true).await;
+    let ledger = &report.components[&actor("ledger")];
+    assert!(ledger.handled == 1 && ledger.crashes == 0, "it became no dead letter: {ledger:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_actor_that_breaks_again_and_again_rests_and_goes_on() {
     let mut world = World::start().await;
     let (_host, report) = world.joined("NEDGE01").await;
@@ -73,6 +103,27 @@ async fn an_actor_that_breaks_again_and_again_rests_and_goes_on() {
     let report = world.report("NEDGE01", |report| report.components[&actor("trap")].crashes >= 5).await;
     assert_eq!(report.components[&actor("trap")].state.to_string(), "running");
     world.consumed(3).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_actor_that_rests_is_stopped_at_once() {
+    let mut world = World::start().await;
+    let (_host, report) = world.joined("NEDGE01").await;
+    world.actor("trap", "trap", &report.id, 1).await;
+    world.link("trap", ProviderKind::MessagingNats, LINK).await;
+    world.running("NEDGE01", "trap").await;
+    let mut events = world.events().await;
+    for _ in 0..4 {
+        world.store("edge.sensor.eu", "x").await;
+    }
+    let long =
+        |rest: &Event| rest.kind == EventKind::Restarting && rest.details["rest-ms"].parse::<u128>().unwrap() > STOPPED_WITHIN.as_millis();
+    event(&mut events, long).await;
+    let asked = Instant::now();
+    world.desired.stop_component(&actor("trap"), &BTreeSet::new(), &BTreeMap::new()).unwrap();
+    let generation = world.commit().await;
+    let report = world.report("NEDGE01", |report| report.applied_generation >= generation).await;
+    assert!(report.components.is_empty() && asked.elapsed() < STOPPED_WITHIN, "{:?}: {report:?}", asked.elapsed());
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use lattice_host::runtime::{Actor, LinkFault, LoadError};
+use lattice_host::runtime::{Actor, InvokeError, LinkFault, LoadError};
 
 use crate::world::{World, call, program, settings};
 
@@ -112,6 +112,24 @@ async fn an_unavailable_provider_is_tried_again() {
     assert_eq!(call(&actor, "set a 1").await.unwrap(), "ok");
     world.bucket.unavailable.store(3, Ordering::SeqCst);
     assert_eq!(call(&actor, "set a 1").await.unwrap_err().to_string(), "unavailable: told to be");
+}
+
+#[tokio::test]
+async fn what_comes_of_an_outage_is_not_the_message_s_failure() {
+    let world = World::new();
+    let loaded = world.load(program("kv-user")).await.unwrap();
+    let links = vec![
+        world.keyvalue(&[("retry-count", "0"), ("timeout-ms", "50")], &[]),
+        world.messaging(&[("publish", "site.>"), ("timeout-ms", "50")]),
+    ];
+    let actor = Actor::new(&world.runtime, loaded, settings("kv-user"), links).unwrap();
+    let failed = async |script: &str| call(&actor, script).await.unwrap_err();
+    world.bucket.unavailable.store(1, Ordering::SeqCst);
+    assert!(matches!(failed("set a 1").await, InvokeError::Outage(_)));
+    assert!(matches!(failed("open somebody-else").await, InvokeError::Guest(_)), "the next message starts anew");
+    world.bucket.hangs.store(true, Ordering::SeqCst);
+    assert!(matches!(failed("set a 1").await, InvokeError::Outage(_)), "a store that hangs is as good as away");
+    assert!(matches!(failed("request site.silent 1000 ping").await, InvokeError::Guest(_)), "whoever is asked may not like the question");
 }
 
 #[tokio::test]

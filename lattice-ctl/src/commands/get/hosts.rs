@@ -15,8 +15,8 @@ use crate::output::{Document, Output, columns, pairs};
 use crate::standing::{self, Judged};
 use crate::view::View;
 
-/// List the hosts: Healthy, Degraded (it has errors, drains, is suspect or has just returned), Unhealthy (it does not answer,
-/// or is taken for gone)
+/// List the hosts: Healthy, Degraded (it has errors, drains or has just returned), Unhealthy (it does not answer, is suspect
+/// or taken for gone)
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:

@@ -70,7 +70,10 @@ pub(super) fn files_damaged(arena: &mut Arena, fault: &mut Fault) -> Result<(), 
     }
     let leader = arena.leader_of(&subject::bucket_stream(FENCED_BUCKET));
     arena.servers.get(leader).bounce(DOWN);
-    arena.until_in_step();
+    let still = arena.behind_for_long();
+    if !still.is_empty() {
+        fault.expected.notes.push(format!("{} copies were not mended in the end: {}", still.len(), still.join(", ")));
+    }
     Ok(())
 }
 
