@@ -364,8 +364,14 @@ impl Agent {
                 }
                 None => {
                     let code = Code::Loading { attempts: 0 };
-                    let component =
-                        Component { spec: spec.clone(), code, running: None, run_failure: None, held: None, state: ComponentState::Starting };
+                    let component = Component {
+                        spec: spec.clone(),
+                        code,
+                        running: None,
+                        run_failure: None,
+                        held: None,
+                        state: ComponentState::Starting,
+                    };
                     self.components.insert(id.clone(), component);
                     self.actions.push_back(Action::Load(id.clone(), spec.digest.clone()));
                 }

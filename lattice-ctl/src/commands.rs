@@ -1,5 +1,6 @@
 //! The verbs, one file each; a file's doc comment is the verb's help text.
 
+mod belief;
 mod call;
 mod claim;
 mod completions;

@@ -12,3 +12,4 @@ pub(crate) mod settings;
 pub(crate) mod state;
 pub(crate) mod supervisor;
 pub(crate) mod system;
+pub(crate) mod trusted;

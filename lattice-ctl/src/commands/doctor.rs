@@ -11,6 +11,7 @@ use lattice_core::wire::report::{ComponentState, HostReport};
 use lattice_core::wire::schedule::SchedulerStatus;
 use serde::Serialize;
 
+use crate::commands::policy::{self, Weight};
 use crate::connection::{ConnectionArgs, Session};
 use crate::error::{CommandError, Outcome};
 use crate::local::context;
@@ -100,6 +101,7 @@ impl Report {
                 self.links(&view);
                 self.actors(&view);
                 self.stream(session, &view).await;
+                self.policies(session, &view).await;
             }
             Err(CommandError::Problem(problem)) => self.problem("state", *problem),
             Err(CommandError::OutputClosed) => {}
@@ -274,6 +276,24 @@ impl Report {
                 let hint = "give the link again: `lattice-ctl link put …`".to_owned();
                 self.add("stream", Verdict::Wrong, format!("{} lacks the consumers {}", stream.name, missing.join(", ")), Some(hint));
             }
+        }
+    }
+
+    async fn policies(&mut self, session: &Session, view: &View) {
+        let check = "policies";
+        match policy::checkup(session, view).await {
+            Ok(findings) => {
+                for finding in findings {
+                    let verdict = match finding.weight {
+                        Weight::Fine => Verdict::Ok,
+                        Weight::Soon => Verdict::Warning,
+                        Weight::Wrong => Verdict::Wrong,
+                    };
+                    self.add(check, verdict, finding.detail, finding.hint.map(str::to_owned));
+                }
+            }
+            Err(CommandError::Problem(problem)) => self.problem(check, *problem),
+            Err(CommandError::OutputClosed) => {}
         }
     }
 

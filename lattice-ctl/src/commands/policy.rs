@@ -1,5 +1,6 @@
 //! `policy`: what actors may use, signed, pushed to every host, and who complies.
 
+mod checkup;
 mod document;
 mod get;
 mod history;
@@ -14,6 +15,7 @@ use clap::Subcommand;
 use crate::error::Outcome;
 use crate::output::Output;
 
+pub(super) use checkup::{Weight, checkup};
 pub(super) use get::Get as GetPolicies;
 
 /// Say what actors may use on which hosts, and see who complies

@@ -53,10 +53,14 @@ pub(crate) fn remove(folder: &Folder) -> Result<(), Problem> {
 
 /// What runs on this machine behind the server at `url`, as far as contexts know.
 pub(crate) fn state_of(url: &str) -> Option<State> {
+    State::read(&folder_at(url)?).ok().flatten()
+}
+
+/// The data folder of the lattice on this machine behind the server at `url`, as far as contexts know.
+pub(crate) fn folder_at(url: &str) -> Option<Folder> {
     let contexts = Contexts::of_user(&environment)?;
     let known = contexts.names().ok()?.into_iter().filter_map(|name| contexts.read(&name).ok().flatten());
-    let folder = known.filter(|context| context.nats_url.as_deref() == Some(url)).find_map(|context| folder_of(&context))?;
-    State::read(&folder).ok().flatten()
+    known.filter(|context| context.nats_url.as_deref() == Some(url)).find_map(|context| folder_of(&context))
 }
 
 /// The lattice's name, or one with a number after it if somebody else's context has that.

@@ -14,6 +14,8 @@ use lattice_core::trust::{PublicKey, Verify};
 use crate::clock::Millis;
 use crate::dice::Dice;
 use crate::env::{Env, HostIx};
+use crate::host::Host;
+use crate::invariants::Rule;
 use crate::scene;
 use crate::server::Server;
 use crate::store::Put;
@@ -71,7 +73,7 @@ pub struct Desk {
     /// Documents that were put, the oldest first.
     documents: Vec<Vec<u8>>,
     /// Whether the store holds the newest of them, and not an old or a forged one.
-    pub newest_is_stored: bool,
+    newest_is_stored: bool,
 }
 
 impl Desk {
@@ -176,13 +178,14 @@ fn sealed(bundle: &Bundle) -> Vec<u8> {
 
 fn store(document: Vec<u8>, server: &mut Server, env: &mut Env) {
     let bucket = subject::policy_bucket(&scene::lattice());
-    let put = Put { subject: subject::bucket_key(&bucket, &subject::policy_key(&name())), body: Some(Rc::from(document)), ..Put::default() };
+    let put =
+        Put { subject: subject::bucket_key(&bucket, &subject::policy_key(&name())), body: Some(Rc::from(document)), ..Put::default() };
     server.store(None, &stream(), std::slice::from_ref(&put), None, env).expect("nothing forbids it");
 }
 
 /// A host over whose connection nothing can have got lost enforces a new version within this time: a read is tried again after
 /// its time-out.
-pub const KNOWN_WITHIN: Millis = 6_000;
+const KNOWN_WITHIN: Millis = 6_000;
 
 /// Since when hosts could know a policy that they do not enforce.
 #[derive(Debug, Default)]
@@ -197,8 +200,23 @@ struct Laggard {
 }
 
 impl Laggards {
+    /// A host that can be reached, in a world that loses nothing, knows the newest policy in time.
+    pub fn check(&mut self, hosts: &[Host], desk: &Desk, server_up: bool, env: &mut Env) {
+        let kind = server_up && env.chances.loss == 0 && env.chances.slow == 0;
+        for host in hosts {
+            let link = &env.links[host.ix];
+            let sound = kind && link.host_sees && link.server_sees && !link.up_cut && !link.down_cut && !host.paused && host.is_up();
+            let (has, version) = (host.policy_version(), desk.version());
+            let late = self.handle(host.ix, link.conn, sound, desk.newest_is_stored && has < version, env.now);
+            if late > KNOWN_WITHIN {
+                let what = format!("h{} could have known policy v{version} for {late} ms and enforces v{has}", host.ix);
+                env.watch.fail(Rule::PolicyLate, what);
+            }
+        }
+    }
+
     /// How long a host has lagged behind without a break. `conn`: its connection; `sound`: nothing gets lost there now.
-    pub fn handle(&mut self, host: HostIx, conn: u32, sound: bool, lags: bool, now: Millis) -> Millis {
+    fn handle(&mut self, host: HostIx, conn: u32, sound: bool, lags: bool, now: Millis) -> Millis {
         let known = self.0.entry(host).or_default();
         if known.conn != conn {
             *known = Laggard { conn, ..Laggard::default() };

@@ -20,7 +20,7 @@ use crate::env::{Chances, Env, Event, HostEvent, HostIx, WorldEvent};
 use crate::host::Host;
 use crate::invariants::{Breach, Rule, Seen};
 use crate::operator::{self, Done};
-use crate::policy::{self, Desk, Laggards};
+use crate::policy::{Desk, Laggards};
 use crate::scene;
 use crate::server::Server;
 use crate::store::{Put, Stream};
@@ -191,24 +191,7 @@ impl World {
         if let Some(host) = self.env.watch.take_revoked() {
             self.spite(&host);
         }
-        self.check_policies();
-    }
-
-    /// A host that can be reached, in a world that loses nothing, knows the newest policy in time.
-    fn check_policies(&mut self) {
-        let env = &mut self.env;
-        let kind = self.server.up && env.chances.loss == 0 && env.chances.slow == 0;
-        for host in &self.hosts {
-            let link = &env.links[host.ix];
-            let sound = kind && link.host_sees && link.server_sees && !link.up_cut && !link.down_cut && !host.paused && host.is_up();
-            let lags = self.policies.newest_is_stored && host.policy_version() < self.policies.version();
-            let late = self.laggards.handle(host.ix, link.conn, sound, lags, env.now);
-            if late > policy::KNOWN_WITHIN {
-                let (has, version) = (host.policy_version(), self.policies.version());
-                let what = format!("h{} could have known policy v{version} for {late} ms and enforces v{has}", host.ix);
-                env.watch.fail(Rule::PolicyLate, what);
-            }
-        }
+        self.laggards.check(&self.hosts, &self.policies, self.server.up, &mut self.env);
     }
 
     fn put_policy(&mut self) {

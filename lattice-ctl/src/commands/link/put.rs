@@ -12,6 +12,7 @@ use lattice_core::plan;
 use super::shape::{self, Shape};
 use crate::args;
 use crate::change::{ChangeArgs, Edited, Intent, Writer};
+use crate::commands::belief;
 use crate::connection::{ConnectionArgs, Session};
 use crate::error::Outcome;
 use crate::output::Output;
@@ -125,10 +126,20 @@ impl Put {
         let shape = shape::read(&self.first, self.second.as_deref(), &self.interface, self.link_name.as_ref())?;
         let values = self.values.collect()?;
         let session = Session::open(&self.connection).await?;
+        self.check_claim(&session, &shape).await?;
         let writer = Writer { session: &session, output, how: &self.change, wait: self.wait_timeout };
         let name = format!("{} → {} {} {}", self.source, self.target, shape.contract, shape.name);
         let intent = Intent { kind: "link", name, done: "put" };
         writer.run(intent, &|_: &View, desired| self.edit(&shape, &values, desired)).await
+    }
+
+    /// Whether the claim of the actor allows it, where hosts are known to ask for one.
+    async fn check_claim(&self, session: &Session, shape: &Shape) -> Outcome {
+        // What cannot be read here is said by what follows.
+        let Ok((desired, _)) = session.lattice.read_desired().await else { return Ok(()) };
+        let (actor, _) = orient(&self.source, &self.target, shape.contract, &desired);
+        let Ok(actor) = ActorId::new(actor) else { return Ok(()) };
+        belief::check_link(session, &desired, &actor, shape.contract).await
     }
 
     fn edit(&self, shape: &Shape, values: &BTreeMap<String, String>, desired: &mut Desired) -> Result<Edited, Problem> {

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 use lattice_core::admission::{self, ComponentShape};
+use lattice_core::claims::Claim;
 use lattice_core::contract::Contract;
 use lattice_core::desired::{ComponentSpec, Desired};
 use lattice_core::error::Problem;
@@ -15,6 +16,7 @@ use lattice_core::wire::assignment::{InstancePolicy, Limits};
 use crate::args::{HostChoice, HostsArg};
 use crate::artifact;
 use crate::change::{ChangeArgs, Edited, Intent, WaitArg, Writer};
+use crate::commands::belief;
 use crate::commands::needs::{self, NeedsArgs};
 use crate::connection::{ConnectionArgs, Session};
 use crate::error::Outcome;
@@ -108,7 +110,7 @@ enum Policy {
 /// Where the code comes from.
 enum Source {
     /// A file, checked and stored.
-    Stored { image: String, digest: Digest, shape: ComponentShape },
+    Stored { image: String, digest: Digest, shape: ComponentShape, claim: Option<Box<Claim>> },
     /// What the actor runs already.
     Known,
 }
@@ -122,8 +124,9 @@ impl StartActor {
         let source = match (path, artifact) {
             (Some(path), Some(artifact)) => {
                 let image = format!("file://{}", path.display());
+                let claim = belief::judge(&session, &image, &artifact.bytes)?.map(Box::new);
                 let digest = if self.change.dry_run { Digest::of(&artifact.bytes) } else { self.store(&session, artifact.bytes).await? };
-                Source::Stored { image, digest, shape: artifact.shape }
+                Source::Stored { image, digest, shape: artifact.shape, claim }
             }
             (Some(_) | None, _) => Source::Known,
         };
@@ -187,7 +190,8 @@ impl StartActor {
             self.hold(spec, before)?;
         }
         let mut edited = Edited { actors: BTreeSet::from([id.clone()]), ..Edited::default() };
-        if let Source::Stored { shape, .. } = source {
+        if let Source::Stored { shape, claim, image, .. } = source {
+            claim.as_ref().map_or(Ok(()), |claim| belief::check_links(claim, id, image, desired))?;
             edited.notes.extend(missing_links(id, shape, desired));
         }
         edited.notes.extend(ownership::waits_for(id, desired));
@@ -278,7 +282,8 @@ mod tests {
     fn edit(line: &str, before: Desired) -> Result<Desired, Problem> {
         let view = view(3, before);
         let mut next = view.desired.clone();
-        let source = Source::Stored { image: "file:///b.wasm".into(), digest: Digest::of(b"b"), shape: ComponentShape::default() };
+        let source =
+            Source::Stored { image: "file:///b.wasm".into(), digest: Digest::of(b"b"), shape: ComponentShape::default(), claim: None };
         let start = parse(line);
         let source = if start.reference.ends_with(".wasm") { source } else { Source::Known };
         start.edit(&actor("a"), &source, &view, &mut next).map(|_| next)

@@ -17,8 +17,8 @@ use super::{After, Host, bucket_stream};
 use crate::clock::Millis;
 use crate::env::{Call, Env, Event, HostEvent, Reply};
 use crate::invariants::Rule;
-use crate::{policy, scene};
 use crate::store::{Put, Refusal};
+use crate::{policy, scene};
 
 /// Steps for one message; what is left waits for the next.
 const MAX_STEPS: usize = 64;
