@@ -333,6 +333,7 @@ fn what_policies_come_to_does_not_depend_on_rules_that_decide_nothing() {
 
 /// What a plan of many actors costs, with and without policies: `--nocapture` shows it, `PLAN_WHOLE=1` for 10,000 actors.
 #[test]
+#[expect(clippy::disallowed_methods, reason = "it measures")]
 fn a_plan_costs_the_same_with_policies() {
     let letters = |n: usize| format!("{n:05}").bytes().map(|digit| char::from(digit - b'0' + b'A')).collect::<String>();
     let host = |n: usize| HostReport {
