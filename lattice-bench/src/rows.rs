@@ -151,6 +151,11 @@ pub(crate) const FAMILIES: &[Family] = &[
         about: "a policy from `put` to the last of 3, 100 and 1,000 hosts that enforces it",
         run: |bench| Box::pin(policy::in_force(bench)),
     },
+    Family {
+        name: "policy-calls",
+        about: "a call from a guest under 10,000 rules against the same without a policy",
+        run: |bench| Box::pin(policy::calls(bench)),
+    },
 ];
 
 /// What a number should be.

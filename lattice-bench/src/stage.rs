@@ -12,7 +12,9 @@ use lattice_core::contract::Contract;
 use lattice_core::id::{ActorId, Digest, LinkName, ProviderId};
 use lattice_core::link::LinkSpec;
 use lattice_core::wire::assignment::{InstancePolicy, Limits, LinkAssignment};
-use lattice_host::runtime::{Actor, ActorSettings, Backend, BoundLink, CompileLimits, Loaded, NoLogs, Runtime, RuntimeConfig};
+use lattice_host::runtime::{
+    Actor, ActorSettings, Backend, BoundLink, CompileLimits, Loaded, NoGate, NoLogs, Runtime, RuntimeConfig, Shield,
+};
 use provider_api::keyvalue::Bucket;
 use provider_api::messaging::{Inbox, Message, Messaging, Subscription};
 use provider_api::{CallError, ProviderError};
@@ -39,8 +41,17 @@ impl Stage {
     /// # Errors
     /// The runtime's.
     pub(crate) fn start(bench: &Bench, purpose: &str, instances: u32) -> Result<Self, Error> {
+        Self::guarded(bench, purpose, instances, Shield::open())
+    }
+
+    /// The same with policies in force.
+    ///
+    /// # Errors
+    /// The runtime's.
+    pub(crate) fn guarded(bench: &Bench, purpose: &str, instances: u32, shield: Arc<Shield>) -> Result<Self, Error> {
         let compile = CompileLimits { program: bench.binary("lattice-host")?, ..CompileLimits::default() };
-        Self::with_compiler(bench.scratch.join(purpose), instances, compile, true)
+        let config = config(bench.scratch.join(purpose), instances, compile, true)?;
+        Ok(Self { cache: config.cache_dir.clone(), runtime: Runtime::guarded(config, Arc::new(NoGate), shield)? })
     }
 
     /// The same on a cache that may have something already, with other limits on compiling, and without the thread's clock if
@@ -49,16 +60,7 @@ impl Stage {
     /// # Errors
     /// The runtime's.
     pub(crate) fn with_compiler(cache: PathBuf, instances: u32, compile: CompileLimits, thread_clock: bool) -> Result<Self, Error> {
-        let config = RuntimeConfig {
-            cache_dir: cache.clone(),
-            max_instances: instances,
-            max_actor_memory_mb: INSTANCE_MB,
-            host_memory_mb: instances.saturating_mul(INSTANCE_MB),
-            node_name: "NBENCH".parse()?,
-            compile,
-            logs: Arc::new(NoLogs),
-            thread_clock,
-        };
+        let config = config(cache.clone(), instances, compile, thread_clock)?;
         Ok(Self { runtime: Runtime::start(config)?, cache })
     }
 
@@ -77,6 +79,19 @@ impl Stage {
     pub(crate) async fn actor(&self, wasm: &Bytes, policy: InstancePolicy, links: Vec<BoundLink>) -> Result<Actor, Error> {
         Ok(Actor::new(&self.runtime, self.load(wasm).await?, settings(policy)?, links)?)
     }
+}
+
+fn config(cache_dir: PathBuf, instances: u32, compile: CompileLimits, thread_clock: bool) -> Result<RuntimeConfig, Error> {
+    Ok(RuntimeConfig {
+        cache_dir,
+        max_instances: instances,
+        max_actor_memory_mb: INSTANCE_MB,
+        host_memory_mb: instances.saturating_mul(INSTANCE_MB),
+        node_name: "NBENCH".parse()?,
+        compile,
+        logs: Arc::new(NoLogs),
+        thread_clock,
+    })
 }
 
 /// Settings with room for one instance, and time for anything.

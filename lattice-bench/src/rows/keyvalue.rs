@@ -19,9 +19,9 @@ use crate::rows::{Goal, Line, Outcome};
 use crate::stage::{Nobody, SUBJECT, Stage, links, message};
 
 /// The key of all operations.
-const KEY: &str = "bench.value";
+pub(super) const KEY: &str = "bench.value";
 /// Bytes of its value.
-const VALUE_BYTES: usize = 64;
+pub(super) const VALUE_BYTES: usize = 64;
 /// Operations in one message to a guest, in memory: the message itself is lost in them.
 const IN_MEMORY: u32 = 5000;
 /// The same over NATS.
@@ -93,7 +93,7 @@ fn nats_line(verb: &str, samples: &Samples) -> Result<Line, Error> {
 }
 
 /// One message that makes the guest do all operations; it checks what it gets.
-async fn guest(actor: &Actor, command: &'static str, times: u32) -> Result<Reading, Error> {
+pub(super) async fn guest(actor: &Actor, command: &'static str, times: u32) -> Result<Reading, Error> {
     let start = Instant::now();
     let outcome = actor.handle_message(message(command), ReplyRoute::None).await;
     let elapsed = start.elapsed();
@@ -139,6 +139,6 @@ fn reading(wrong: u64, times: u32, elapsed: Duration) -> Reading {
     Reading::checked(checks).with("us", elapsed.as_secs_f64() * 1e6 / f64::from(times))
 }
 
-fn value() -> Vec<u8> {
+pub(super) fn value() -> Vec<u8> {
     vec![b'v'; VALUE_BYTES]
 }

@@ -1,19 +1,35 @@
 //! Policy: how long until all hosts enforce a new one, and what asking it costs each call.
 
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
 use lattice_core::id::LatticeName;
+use lattice_core::policy::force::{InForce, Preset};
+use lattice_core::policy::rules::Rule;
+use lattice_core::policy::scope::Scope;
+use lattice_core::policy::{Bundle, MAX_RULES, SecurityPolicy};
 use lattice_core::trust::PublicKey;
+use lattice_core::trust::clock::Time;
+use lattice_core::wire::assignment::InstancePolicy;
+use lattice_host::runtime::Shield;
+use provider_api::keyvalue::{Bucket as _, KeyValue as _};
 use serde_json::{Value, json};
 
 use crate::Error;
 use crate::bench::Bench;
 use crate::fleet;
 use crate::followers::Followers;
-use crate::rounds::Checks;
-use crate::rows::{Line, Outcome};
-use crate::stats::{quantile, to_f64};
+use crate::rounds::{Checks, interleave, side};
+use crate::rows::{Goal, Line, Outcome, keyvalue};
+use crate::stage::{Nobody, Stage, links};
+use crate::stats::quantile;
 
 /// The policy.
 const POLICY: &str = "bench";
+/// An account that signs nothing: nobody verifies the policy of [`calls`].
+const ISSUER: &str = "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA";
+/// Calls in one message to a guest: the message itself is lost in them.
+const CALLS: u32 = 5000;
 /// Real hosts.
 const HOSTS: usize = 3;
 /// Hosts in all.
@@ -50,6 +66,51 @@ pub(crate) async fn in_force(bench: &Bench) -> Result<Outcome, Error> {
         outcome = outcome.and(Outcome { lines: vec![line(0.5, "p50")?.note(note), line(0.99, "p99")?], checks, ..Outcome::default() });
     }
     Ok(outcome)
+}
+
+/// A key-value call from a guest on a host with the largest policy that may be, against the same on a host that has none.
+pub(crate) async fn calls(bench: &Bench) -> Result<Outcome, Error> {
+    let wasm = bench.program("kv-loop")?;
+    let bucket = provider_kv_memory::KvMemory::new().open(POLICY).await?;
+    bucket.set(keyvalue::KEY, keyvalue::value().into()).await?;
+    let stages = [("policy-none", Shield::open()), ("policy-large", Shield::new(largest()?))];
+    let mut actors = Vec::new();
+    for (purpose, shield) in stages {
+        let stage = Stage::guarded(bench, purpose, 16, shield)?;
+        actors.push(stage.actor(&wasm, InstancePolicy::Resident, links(bucket.clone(), Arc::new(Nobody::default()))?).await?);
+    }
+    let [none, large] = actors.as_slice() else { return Err("two actors were made".into()) };
+    let times = if bench.quick { CALLS / 10 } else { CALLS };
+    let command: &'static str = format!("get {times} {} {}", keyvalue::KEY, keyvalue::VALUE_BYTES).leak();
+    let mut sides = [
+        side("10,000 rules", async || keyvalue::guest(large, command, times).await),
+        side("no policy", async || keyvalue::guest(none, command, times).await),
+    ];
+    let samples = interleave(bench.rounds, &mut sides).await?;
+    drop(sides);
+    let line = Line::compare("key-value call under policy", "us", &samples, "us", ("10,000 rules", "no policy"))?;
+    let more = samples.value("us", "10,000 rules")? - samples.value("us", "no policy")?;
+    let more = Line::of("what 10,000 rules add to a call", "us", "lattice", more.max(0.0)).goal(Goal::AtMost(1.0));
+    Ok(Outcome::of(&samples, vec![line, more]))
+}
+
+/// A policy in force with as many rules as a policy may have, none of which denies what is called.
+fn largest() -> Result<InForce, Error> {
+    let rule = |number: usize| Rule::new(&format!("vendor-{number}:nothing"));
+    let mut policy = SecurityPolicy::edge_default()?;
+    policy.denied_contracts = (policy.allowed_contracts.len()..MAX_RULES).map(rule).collect::<Result<_, _>>()?;
+    let bundle = Bundle {
+        policy,
+        lattice: LatticeName::new("bench")?,
+        scope: Scope::default(),
+        issued_at: 0,
+        not_before: 0,
+        expires: u64::MAX,
+        issuer: PublicKey::new(ISSUER)?,
+        revoked_keys: BTreeSet::new(),
+        allow_older: BTreeSet::new(),
+    };
+    Ok(InForce::of_bundles([&bundle], Preset::Deny, Time::exact(1)))
 }
 
 /// Hosts that trust one issuer.
