@@ -70,6 +70,8 @@ pub(crate) struct Shape {
     pub(crate) rate: u32,
     /// Where the first server keeps its streams.
     pub(crate) store: Store,
+    /// Whether the workers and the bystander trust the account `keys/account.nk` of the row's folder to sign policies.
+    pub(crate) policies: bool,
 }
 
 /// A host that faults may hit.
@@ -126,8 +128,10 @@ impl Arena {
         up(&world);
         world.line(&format!("config put failover profile={}", shape.profile)).ok();
         let observer = Observer::start(runtime.handle(), &client, &lattice);
-        let workers: Vec<Worker> = (1..=shape.workers).map(|number| worker(&world, &runtime, &servers, cache, number)).collect();
-        let bystander = host(&world, BYSTANDER, &world.nats_url, cache, &["role=bystander"]);
+        let issuer = if shape.policies { account(&world) } else { "off".to_owned() };
+        let seats = Seats { world: &world, cache, issuer: &issuer };
+        let workers: Vec<Worker> = (1..=shape.workers).map(|number| seats.worker(&runtime, &servers, number)).collect();
+        let bystander = seats.host(BYSTANDER, &world.nats_url, &["role=bystander"]);
         for name in workers.iter().map(|worker| worker.name.as_str()).chain([BYSTANDER]) {
             world.until_ready(name);
         }
@@ -407,24 +411,41 @@ fn up(world: &World) {
     world.ctl(&[line.as_slice(), &more, &[data.to_str().expect("UTF-8")]].concat()).ok();
 }
 
-fn worker(world: &World, runtime: &Runtime, servers: &Servers, cache: &Path, number: usize) -> Worker {
-    let name = format!("WORKER{number}");
-    let link = (servers.count() == 1).then(|| Proxy::start(runtime.handle(), servers.addresses()));
-    let url = link.as_ref().map_or_else(|| servers.url(), Proxy::url);
-    let labels: &[&str] = if number == 1 { &["role=worker", "seat=first"] } else { &["role=worker"] };
-    let process = host(world, &name, &url, cache, labels);
-    Worker { name: HostName::new(name).expect("a name"), link, process }
+/// Makes an account that signs; its public key.
+fn account(world: &World) -> String {
+    let made = world.line("keys gen account -o json").json();
+    made["public_key"].as_str().expect("a public key").to_owned()
 }
 
-fn host(world: &World, name: &str, url: &str, cache: &Path, labels: &[&str]) -> HostProcess {
-    let folder = world.folder().join(name);
-    code::lay_out(cache, &folder);
-    let region = format!("region={REGION}");
-    let mut flags = vec!["--lattice", "default", "--name", name, "--nats-url", url, "--label", &region];
-    for label in labels {
-        flags.extend(["--label", label]);
+/// Where hosts that faults may hit, and the bystander, are started.
+struct Seats<'a> {
+    world: &'a World,
+    cache: &'a Path,
+    /// Who signs policies, or `off`.
+    issuer: &'a str,
+}
+
+impl Seats<'_> {
+    fn worker(&self, runtime: &Runtime, servers: &Servers, number: usize) -> Worker {
+        let name = format!("WORKER{number}");
+        let link = (servers.count() == 1).then(|| Proxy::start(runtime.handle(), servers.addresses()));
+        let url = link.as_ref().map_or_else(|| servers.url(), Proxy::url);
+        let labels: &[&str] = if number == 1 { &["role=worker", "seat=first"] } else { &["role=worker"] };
+        let process = self.host(&name, &url, labels);
+        Worker { name: HostName::new(name).expect("a name"), link, process }
     }
-    HostProcess::start(&folder, &flags)
+
+    fn host(&self, name: &str, url: &str, labels: &[&str]) -> HostProcess {
+        let folder = self.world.folder().join(name);
+        code::lay_out(self.cache, &folder);
+        let region = format!("region={REGION}");
+        let mut flags = vec!["--lattice", "default", "--name", name, "--nats-url", url, "--label", &region];
+        flags.extend(["--trust-policies", self.issuer]);
+        for label in labels {
+            flags.extend(["--label", label]);
+        }
+        HostProcess::start(&folder, &flags)
+    }
 }
 
 /// The four actors, all of the same code.

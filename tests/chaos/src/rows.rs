@@ -1,11 +1,12 @@
 //! The rows of the matrix: each is a fault and its end; load before, during and after it, settling and checking are the same
 //! for all.
 //!
-//! F10, F14, F19 and F21 join with leaf nodes, migration and policies; F12, the clocks, is the simulator's.
+//! F10, F14 and F21 join with leaf nodes and migration; F12, the clocks, is the simulator's.
 
 mod control;
 mod hosts;
 mod links;
+mod policies;
 mod servers;
 
 use std::path::{Path, PathBuf};
@@ -64,9 +65,9 @@ impl Run {
 }
 
 /// One server, three workers behind proxies, short times.
-const SINGLE: Shape = Shape { servers: 1, workers: 3, profile: "test", rate: 50, store: Store::Folder };
+const SINGLE: Shape = Shape { servers: 1, workers: 3, profile: "test", rate: 50, store: Store::Folder, policies: false };
 /// Three servers: an election takes longer than the short times allow for.
-const CLUSTER: Shape = Shape { servers: 3, workers: 3, profile: "lan", rate: 50, store: Store::Folder };
+const CLUSTER: Shape = Shape { servers: 3, workers: 3, profile: "lan", rate: 50, store: Store::Folder, policies: false };
 /// A host or a link fails: detection and move within seconds, a lease ends within four more; the others notice nothing.
 const HOST_LIMITS: Limits = limits(8_000, 14_000, Some(2_500));
 /// The servers fail for a while: results pause with them.
@@ -157,6 +158,13 @@ pub(crate) const ROWS: &[Row] = &[
         fault: links::most_vanish,
     },
     Row { name: "F18", about: "hostile actors beside good ones", shape: SINGLE, limits: HOST_LIMITS, fault: hosts::hostile },
+    Row {
+        name: "F19",
+        about: "policy denied during a failover and a partition, replayed, damaged",
+        shape: Shape { policies: true, ..SINGLE },
+        limits: limits(15_000, 20_000, Some(2_500)),
+        fault: policies::race,
+    },
     Row { name: "F20", about: "the same identity twice", shape: SINGLE, limits: limits(15_000, 20_000, Some(2_500)), fault: hosts::twins },
     Row {
         name: "F22",
