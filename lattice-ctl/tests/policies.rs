@@ -75,12 +75,17 @@ impl Host {
     async fn run(mut self) {
         let lattice = self.lattice.clone();
         let mut asked = lattice.subscribe(subject::request_all(lattice.name(), Verb::Ping)).await.unwrap();
+        let mut looked_at = lattice.subscribe(subject::request_all(lattice.name(), Verb::Inventory)).await.unwrap();
         let mut changed = lattice.subscribe(subject::policy_changes(lattice.name())).await.unwrap();
         let client = lattice.connection().client().clone();
         self.read().await;
         loop {
             tokio::select! {
                 Some(question) = asked.next() => {
+                    let answer = self.report();
+                    client.publish(question.reply.unwrap(), answer.into()).await.unwrap();
+                }
+                Some(question) = looked_at.next() => {
                     let answer = self.report();
                     client.publish(question.reply.unwrap(), answer.into()).await.unwrap();
                 }
@@ -221,6 +226,9 @@ fn hosts_that_do_not_comply_are_named() {
     world.hosts(2);
     let refused = world.policy(&["put", "policy.json", "--timeout", "5s"]).fails(6, "refused by NEDGEB");
     assert!(refused.err.contains("does not sign policies here"), "{}", refused.err);
+    let url = world.server.url().to_owned();
+    let examined = world.desk.run(&["doctor", "--nats-url", &url]).out;
+    assert!(examined.contains("NEDGEB refuses it: ") && !examined.contains("NEDGEA refuses"), "{examined}");
     // A host that hears of nothing.
     let silent = json!({
         "v": 1, "id": format!("N{}", "C".repeat(55)), "name": "NEDGEC", "lattice": "default", "region": "eu", "incarnation": "01", "seq": 1,
@@ -237,6 +245,43 @@ fn hosts_that_do_not_comply_are_named() {
         });
     });
     world.policy(&["sync", "--timeout", "300ms"]).fails(5, "not in force everywhere within 300 ms: NEDGEC");
+}
+
+#[test]
+fn the_plan_of_a_command_knows_the_policies() {
+    let world = World::start();
+    let url = world.server.url().to_owned();
+    let run = |words: &[&str]| world.desk.run(&[words, &["--local-plan", "--no-wait", "--nats-url", &url]].concat());
+    let hosts_of = |answer: Answer| {
+        let text = format!("{}{}", answer.ok().out, "");
+        ["NEDGEA", "NEDGEB"].into_iter().filter(|name| text.contains(name)).collect::<Vec<_>>()
+    };
+    world.desk.write("a.wasm", support::component("a"));
+    world.file(1, &[]);
+    world.policy(&["put", "policy.json", "--no-wait"]).ok();
+    world.host('A', "eu", "account");
+    world.host('B', "us", "account");
+    world.hosts(2);
+    run(&["start", "provider", "builtin://kv-nats", "kv"]).ok();
+    run(&["link", "put", "a", "kv", "wasmcloud:keyvalue", "default", "--bucket", "edge-data"]).ok();
+
+    world.file(2, &["wasi:keyvalue"]);
+    world.policy(&["put", "policy.json", "--scope", "region=eu"]).ok();
+    let start = ["start", "actor", "a.wasm", "a", "--max", "2"];
+    let planned = run(&[&start[..], &["--dry-run", "-o", "json"]].concat());
+    assert_eq!(hosts_of(planned), ["NEDGEB"]);
+
+    world.file(3, &["wasi:keyvalue"]);
+    world.policy(&["put", "policy.json"]).ok();
+    let denied = "capability denied: wasmcloud:keyvalue: policy edge-default v3 denies it (rule `wasi:keyvalue`)";
+    let refused = run(&start).fails(6, denied);
+    assert!(refused.err.contains("NEDGEA: ") && refused.err.contains("policy rollback"), "{}", refused.err);
+    run(&[&start[..], &["--dry-run"]].concat()).fails(6, denied);
+
+    world.policy(&["rollback", "edge-default", "--to", "1"]).ok();
+    run(&start).ok();
+    let more = run(&["scale", "a", "--max", "4", "--dry-run", "-o", "json"]);
+    assert_eq!(hosts_of(more), ["NEDGEA", "NEDGEB"]);
 }
 
 #[test]
