@@ -90,7 +90,12 @@ fn is_own_fault(error: &InvokeError) -> bool {
         | InvokeError::Deadline(_)
         | InvokeError::OutOfMemory(_)
         | InvokeError::Instantiate(_) => true,
-        InvokeError::Guest(_) | InvokeError::Outage(_) | InvokeError::NoHandler(_) | InvokeError::Closed | InvokeError::NotStored(_) => {
+        InvokeError::Guest(_)
+        | InvokeError::Outage(_)
+        | InvokeError::NoHandler(_)
+        | InvokeError::Closed
+        | InvokeError::NotStored(_)
+        | InvokeError::Denied { .. } => {
             false
         }
     }

@@ -139,11 +139,16 @@ pub fn changes(before: &BTreeMap<ActorId, Effect>, after: &BTreeMap<ActorId, Eff
 
 /// Whether the actor belongs to lattice itself.
 pub fn is_system(actor: &ComponentAssignment) -> bool {
-    actor.links.iter().any(|link| match &link.settings.kind {
+    actor.links.iter().any(|link| is_system_link(&link.settings.kind))
+}
+
+/// Whether only an actor of lattice itself has such a link.
+pub fn is_system_link(kind: &KindSettings) -> bool {
+    match kind {
         KindSettings::Store(_) => true,
         KindSettings::Messaging(settings) => settings.system,
         KindSettings::KeyValue(_) | KindSettings::HttpServer(_) | KindSettings::HttpClient => false,
-    })
+    }
 }
 
 /// The points that an actor uses: those of its links, and if its shape is known only those that it imports or exports.

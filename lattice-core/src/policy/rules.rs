@@ -192,7 +192,7 @@ impl Point {
     }
 
     /// Its place in a table.
-    pub(super) fn index(self) -> usize {
+    pub fn index(self) -> usize {
         self as usize
     }
 }

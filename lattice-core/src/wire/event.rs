@@ -86,6 +86,24 @@ pub enum EventKind {
     Thawed,
     /// An actor fails wherever it lands and is moved no more.
     Quarantined,
+    /// A host enforces a version of a policy from now on.
+    PolicyApplied,
+    /// A host refused a version of a policy and keeps what it had.
+    PolicyRefused,
+    /// A policy stopped an actor on a host, or takes something from one that runs on.
+    PolicyStopped,
+    /// A policy lets an actor go on that it had stopped, or use again what it had taken.
+    PolicyResumed,
+    /// Code was refused because of its claim.
+    ClaimRefused,
+    /// Older code runs because a policy lets it.
+    ClaimForced,
+    /// A host cannot read what it knew about policies and versions.
+    TrustLost,
+    /// A host's clock is wrong.
+    ClockUntrusted,
+    /// A host's clock is right again.
+    ClockTrusted,
 }
 
 impl EventKind {
@@ -119,6 +137,15 @@ impl EventKind {
             Self::Frozen => "frozen",
             Self::Thawed => "thawed",
             Self::Quarantined => "quarantined",
+            Self::PolicyApplied => "policy-applied",
+            Self::PolicyRefused => "policy-refused",
+            Self::PolicyStopped => "policy-stopped",
+            Self::PolicyResumed => "policy-resumed",
+            Self::ClaimRefused => "claim-refused",
+            Self::ClaimForced => "claim-forced",
+            Self::TrustLost => "trust-lost",
+            Self::ClockUntrusted => "clock-untrusted",
+            Self::ClockTrusted => "clock-trusted",
         }
     }
 }

@@ -1,12 +1,13 @@
 //! `wasi:keyvalue` store, atomics and batch over the buckets that links give.
 //!
 //! An actor opens a bucket by the name of a link or by the bucket's own name; it can reach no other. Each operation is
-//! checked against the link's permissions, also after the bucket was opened.
+//! checked against policy and the link's permissions, also after the bucket was opened.
 
 use std::sync::Arc;
 
 use bytes::Bytes;
 use lattice_core::contract::Contract;
+use lattice_core::policy::rules::Point;
 use provider_api::CallError;
 use provider_api::keyvalue::Bucket;
 use wasmtime::component::Resource;
@@ -34,6 +35,9 @@ type Answer<T> = wasmtime::Result<Result<T, Error>>;
 
 impl store::Host for State {
     async fn open(&mut self, identifier: String) -> Answer<Resource<OpenBucket>> {
+        if let Err(error) = permitted(&self.identity, Point::KeyValueStore) {
+            return Ok(Err(error));
+        }
         let Some(link) = self.around.links.bucket(&identifier) else {
             self.identity.log.denied(Contract::KeyValue.as_str(), &format!("no link gives bucket `{identifier}`"));
             return Ok(Err(Error::NoSuchStore));
@@ -49,7 +53,7 @@ impl store::Host for State {
 impl store::HostBucket for State {
     async fn get(&mut self, bucket: Resource<OpenBucket>, key: String) -> Answer<Option<Vec<u8>>> {
         let open = self.table.get(&bucket)?;
-        Ok(open.call(&mut self.task, "get", || open.bucket.get(&key)).await.map(|value| value.map(Vec::from)))
+        Ok(open.call(Point::KeyValueStore, &mut self.task, "get", || open.bucket.get(&key)).await.map(|value| value.map(Vec::from)))
     }
 
     async fn set(&mut self, bucket: Resource<OpenBucket>, key: String, value: Vec<u8>) -> Answer<()> {
@@ -57,7 +61,7 @@ impl store::HostBucket for State {
         Ok(match check_size(&value) {
             Ok(()) => {
                 let value = Bytes::from(value);
-                open.call(&mut self.task, "set", || open.bucket.set(&key, value.clone())).await
+                open.call(Point::KeyValueStore, &mut self.task, "set", || open.bucket.set(&key, value.clone())).await
             }
             Err(error) => Err(error),
         })
@@ -65,17 +69,17 @@ impl store::HostBucket for State {
 
     async fn delete(&mut self, bucket: Resource<OpenBucket>, key: String) -> Answer<()> {
         let open = self.table.get(&bucket)?;
-        Ok(open.call(&mut self.task, "delete", || open.bucket.delete(&key)).await)
+        Ok(open.call(Point::KeyValueStore, &mut self.task, "delete", || open.bucket.delete(&key)).await)
     }
 
     async fn exists(&mut self, bucket: Resource<OpenBucket>, key: String) -> Answer<bool> {
         let open = self.table.get(&bucket)?;
-        Ok(open.call(&mut self.task, "exists", || open.bucket.exists(&key)).await)
+        Ok(open.call(Point::KeyValueStore, &mut self.task, "exists", || open.bucket.exists(&key)).await)
     }
 
     async fn list_keys(&mut self, bucket: Resource<OpenBucket>, cursor: Option<u64>) -> Answer<KeyResponse> {
         let open = self.table.get(&bucket)?;
-        let page = open.call(&mut self.task, "list", || open.bucket.list_keys(cursor)).await;
+        let page = open.call(Point::KeyValueStore, &mut self.task, "list", || open.bucket.list_keys(cursor)).await;
         Ok(page.map(|page| KeyResponse { keys: page.keys, cursor: page.cursor }))
     }
 
@@ -88,7 +92,7 @@ impl store::HostBucket for State {
 impl atomics::Host for State {
     async fn increment(&mut self, bucket: Resource<OpenBucket>, key: String, delta: u64) -> Answer<u64> {
         let open = self.table.get(&bucket)?;
-        Ok(open.call(&mut self.task, "increment", || open.bucket.increment(&key, delta)).await)
+        Ok(open.call(Point::KeyValueAtomics, &mut self.task, "increment", || open.bucket.increment(&key, delta)).await)
     }
 }
 
@@ -110,11 +114,12 @@ impl batch::Host for State {
 }
 
 impl OpenBucket {
-    /// One operation, if the link covers it.
-    async fn call<T, F>(&self, task: &mut Task, operation: &'static str, call: impl FnMut() -> F) -> Result<T, Error>
+    /// One operation, if policy allows and the link covers it.
+    async fn call<T, F>(&self, point: Point, task: &mut Task, operation: &'static str, call: impl FnMut() -> F) -> Result<T, Error>
     where
         F: Future<Output = Result<T, CallError>>,
     {
+        permitted(&self.identity, point)?;
         let link = &self.link;
         if !link.spec.settings.permits(operation) {
             self.identity.log.denied(Contract::KeyValue.as_str(), &format!("link `{}` does not permit `{operation}`", link.spec.name));
@@ -128,7 +133,7 @@ impl OpenBucket {
         let mut values = Vec::with_capacity(keys.len());
         let mut total = 0_usize;
         for key in keys {
-            let value = self.call(task, "get", || self.bucket.get(&key)).await?;
+            let value = self.call(Point::KeyValueBatch, task, "get", || self.bucket.get(&key)).await?;
             total = total.saturating_add(value.as_ref().map_or(0, Bytes::len));
             if total > MAX_BATCH_BYTES {
                 return Err(Error::Other(format!("the values of one batch have more than {MAX_BATCH_BYTES} bytes")));
@@ -144,7 +149,7 @@ impl OpenBucket {
         values.iter().try_for_each(|(_, value)| check_size(value))?;
         for (key, value) in values {
             let value = Bytes::from(value);
-            self.call(task, "set", || self.bucket.set(&key, value.clone())).await?;
+            self.call(Point::KeyValueBatch, task, "set", || self.bucket.set(&key, value.clone())).await?;
         }
         Ok(())
     }
@@ -152,10 +157,18 @@ impl OpenBucket {
     async fn delete_each(&self, task: &mut Task, keys: Vec<String>) -> Result<(), Error> {
         check_batch(keys.len())?;
         for key in keys {
-            self.call(task, "delete", || self.bucket.delete(&key)).await?;
+            self.call(Point::KeyValueBatch, task, "delete", || self.bucket.delete(&key)).await?;
         }
         Ok(())
     }
+}
+
+/// Whether policy lets the actor call here.
+fn permitted(identity: &Identity, point: Point) -> Result<(), Error> {
+    identity.shield.check(point).map_err(|denied| {
+        identity.log.denied(point.contract().as_str(), &denied.to_string());
+        Error::AccessDenied
+    })
 }
 
 fn check_size(value: &[u8]) -> Result<(), Error> {

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use lattice_core::contract::Contract;
+use lattice_core::policy::rules::Point;
 use lattice_core::subject::{check_subject, is_reserved};
 use provider_api::CallError;
 use provider_api::messaging::{Message, Messaging};
@@ -59,6 +60,7 @@ impl State {
 
 impl<'a> Consumer<'a> {
     async fn ask(&mut self, subject: String, body: Bytes, timeout_ms: u32) -> Result<BrokerMessage, String> {
+        self.permitted()?;
         let (link, backend) = self.link_for("request", &subject)?;
         check_size(&body, backend.max_payload())?;
         let timeout = link.timeout().min(Duration::from_millis(u64::from(timeout_ms)));
@@ -68,6 +70,7 @@ impl<'a> Consumer<'a> {
     }
 
     async fn send(&mut self, message: Message) -> Result<(), String> {
+        self.permitted()?;
         if self.task.reply_to.as_deref() == Some(message.subject.as_str()) {
             return self.reply(message).await;
         }
@@ -99,6 +102,11 @@ impl<'a> Consumer<'a> {
                 }
             }
         }
+    }
+
+    /// Whether policy lets the actor send anything, replies too.
+    fn permitted(&self) -> Result<(), String> {
+        self.identity.shield.check(Point::MessagingConsumer).map_err(|denied| self.denied(&denied.to_string()))
     }
 
     /// The link that lets this actor do `operation` on `subject`.

@@ -188,7 +188,8 @@ fn is_answer(error: &InvokeError) -> bool {
         | InvokeError::Instantiate(_)
         | InvokeError::NoHandler(_)
         | InvokeError::Closed
-        | InvokeError::NotStored(_) => false,
+        | InvokeError::NotStored(_)
+        | InvokeError::Denied { .. } => false,
     }
 }
 

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use lattice_core::contract::Contract;
 use lattice_core::id::ActorId;
+use lattice_core::policy::rules::Point;
 use lattice_core::wire::assignment::{InstancePolicy, Limits};
 use provider_api::messaging::Message;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
@@ -129,11 +130,13 @@ impl Actor {
         end: &CancellationToken,
     ) -> Result<Self, LoadError> {
         let shared = runtime.shared();
+        let shield = shared.shield_of(&links);
         let identity = Arc::new(Identity {
             actor: settings.id.clone(),
             node: shared.config.node_name.to_string(),
             log: ActorLog::new(settings.id.clone(), shared.config.logs.clone()),
-            memory: MemoryAccount::of_actor(&shared.memory, memory_limit(&settings)),
+            memory: MemoryAccount::of_actor(&shared.memory, memory_limit(&settings), shield.clone()),
+            shield,
             usage: Arc::new(Usage::new(shared.config.thread_clock)),
         });
         let permits = Permits::new(settings.instances);
@@ -183,6 +186,7 @@ impl Actor {
         if !call.blueprint.handles(Contract::Messaging) {
             return Err(call.failed(call.unavailable(Contract::Messaging)));
         }
+        call.permitted(Point::MessagingHandler)?;
         let (message, route) = call.replying(message, route);
         let task = call.blueprint.task(message.reply_to.clone(), route);
         let (end, meter) = (task.deadline, task.meter.clone());
@@ -383,6 +387,15 @@ impl Call {
         }
     }
 
+    /// Whether policy lets the actor be called at `point`.
+    pub(crate) fn permitted(&self, point: Point) -> Result<(), InvokeError> {
+        let identity = &self.actor.inner.identity;
+        identity.shield.check(point).map_err(|denied| {
+            identity.log.denied(point.contract().as_str(), &denied.to_string());
+            self.failed(InvokeError::Denied { point, denied })
+        })
+    }
+
     /// Why the actor cannot be called through `contract`.
     pub(crate) fn unavailable(&self, contract: Contract) -> InvokeError {
         self.blueprint.fault().map_or(InvokeError::NoHandler(contract), |fault| InvokeError::Instantiate(fault.to_string()))
@@ -409,7 +422,8 @@ impl Call {
             | InvokeError::Instantiate(_)
             | InvokeError::NoHandler(_)
             | InvokeError::Closed
-            | InvokeError::NotStored(_) => 0,
+            | InvokeError::NotStored(_)
+            | InvokeError::Denied { .. } => 0,
         };
         error
     }

@@ -1,6 +1,7 @@
 //! Compiled code on disk, and the memory of code that does not compile.
 //!
-//! A file is the artifact as the compiler wrote it, and after it what proves that it is ours. So it is mapped, not read into
+//! A file is the artifact as the compiler wrote it, then what its source carried beside the code (who signed what), and after
+//! it what proves that all of it is ours. So it is mapped, not read into
 //! memory: hosts on one machine share its pages, the kernel may drop them and read them again, as with any program's code.
 //!
 //! **Invariants.** No byte reaches the engine that this host's own compiler did not write. A file is authenticated with a
@@ -8,12 +9,14 @@
 //! does not verify counts as absent and is compiled again. A file is never written to again under its name, only replaced.
 
 use std::collections::BTreeMap;
-use std::io::{Read as _, Write as _};
+use std::io::{Read as _, Seek as _, SeekFrom, Write as _};
 use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
+use lattice_core::claims::MAX_CLAIM_BYTES;
+use lattice_core::claims::sections::Carried;
 use lattice_core::id::Digest;
 use ring::hmac;
 use ring::rand::{SecureRandom as _, SystemRandom};
@@ -24,11 +27,15 @@ use super::compiler::CompileError;
 use super::engine::compatibility;
 
 /// First bytes of what is appended to an artifact: format and version.
-const MAGIC: &[u8; 8] = b"LATCWSM2";
+const MAGIC: &[u8; 8] = b"LATCWSM3";
 /// Bytes of an HMAC-SHA256.
 const TAG_BYTES: usize = 32;
-/// Bytes after the artifact: magic and tag.
-const TRAILER_BYTES: usize = MAGIC.len() + TAG_BYTES;
+/// Bytes of the length of what the source carried.
+const LENGTH_BYTES: usize = 4;
+/// Last bytes of a file: that length, magic and tag.
+const TRAILER_BYTES: usize = LENGTH_BYTES + MAGIC.len() + TAG_BYTES;
+/// Most bytes of what the source carried: claim and token, escaped.
+const MAX_CARRIED_BYTES: usize = 16 * MAX_CLAIM_BYTES;
 /// Bytes that are hashed at a time: they stay in the processor's cache meanwhile.
 const CHUNK_BYTES: usize = 64 * 1024;
 /// Bytes of the key.
@@ -109,20 +116,20 @@ impl Cache {
         self.dir.join(format!("{}-{:016x}.{SUFFIX}", digest.hex(), self.engine))
     }
 
-    /// The component, if its file is there and ours. Blocks on the disk.
-    pub(crate) fn get(&self, digest: &Digest, engine: &Engine) -> Option<Component> {
+    /// The component and what its source carried, if its file is there and ours. Blocks on the disk.
+    pub(crate) fn get(&self, digest: &Digest, engine: &Engine) -> Option<(Component, Carried)> {
         let path = self.path(digest);
         let mut file = std::fs::File::open(&path).ok()?;
-        if !self.verifies(digest, &mut file).unwrap_or(false) {
+        let Some(carried) = self.verified(digest, &mut file).ok().flatten() else {
             tracing::warn!(path = %path.display(), "cached code does not verify, it will be compiled again");
             return None;
-        }
+        };
         let component = deserialize(engine, &path)
             .inspect_err(|error| tracing::warn!(path = %path.display(), %error, "cached code does not load, it will be compiled again"))
             .ok()?;
         // Remembers the use; a read-only disk merely forgets it.
         let _ = file.set_modified(SystemTime::now());
-        Some(component)
+        Some((component, carried))
     }
 
     /// Loads what the compiler wrote to [`Cache::scratch`] and keeps it. Blocks on the disk.
@@ -130,13 +137,13 @@ impl Cache {
     /// # Errors
     /// The artifact is not there, or needs more than this host's pool has. A cache file that cannot be written costs the next
     /// start a compilation, no more.
-    pub(crate) fn put(&self, digest: &Digest, engine: &Engine) -> Result<Component, CompileError> {
+    pub(crate) fn put(&self, digest: &Digest, carried: &Carried, engine: &Engine) -> Result<Component, CompileError> {
         let scratch = self.scratch(digest);
         let component = size_limited(&scratch)
             .map_err(|source| CompileError::Artifact { path: scratch.clone(), source })
             .and_then(|()| deserialize(engine, &scratch).map_err(|error| CompileError::Unfit(format!("{error:#}"))));
         if component.is_ok()
-            && let Err(error) = self.store(digest, &scratch)
+            && let Err(error) = self.store(digest, carried, &scratch)
         {
             tracing::warn!(%digest, %error, "compiled code cannot be cached");
         }
@@ -146,11 +153,14 @@ impl Cache {
     }
 
     /// Makes what the compiler wrote to `scratch` a file of the cache.
-    fn store(&self, digest: &Digest, scratch: &Path) -> std::io::Result<()> {
+    fn store(&self, digest: &Digest, carried: &Carried, scratch: &Path) -> std::io::Result<()> {
+        let carried = serde_json::to_vec(carried)?;
         let mut file = std::fs::OpenOptions::new().read(true).append(true).open(scratch)?;
         let length = file.metadata()?.len();
         self.prune(MAX_TOTAL_BYTES.saturating_sub(length))?;
-        let tag = hmac::sign(&self.key, &self.authenticated(digest, &hash(&mut file, length)?));
+        let tag = hmac::sign(&self.key, &self.authenticated(digest, &hash(&mut file, length)?, &carried));
+        file.write_all(&carried)?;
+        file.write_all(&u32::try_from(carried.len()).unwrap_or(u32::MAX).to_le_bytes())?;
         file.write_all(MAGIC)?;
         file.write_all(tag.as_ref())?;
         file.set_permissions(std::fs::Permissions::from_mode(0o600))?;
@@ -182,21 +192,32 @@ impl Cache {
         Ok(())
     }
 
-    /// Whether a file is ours, and for `digest`.
-    fn verifies(&self, digest: &Digest, file: &mut std::fs::File) -> std::io::Result<bool> {
+    /// What the source of a file carried, if the file is ours, and for `digest`.
+    fn verified(&self, digest: &Digest, file: &mut std::fs::File) -> std::io::Result<Option<Carried>> {
         let length = file.metadata()?.len();
         let trailer_bytes = u64::try_from(TRAILER_BYTES).unwrap_or(u64::MAX);
-        let Some(artifact) = length.checked_sub(trailer_bytes).filter(|_| length <= MAX_FILE_BYTES) else { return Ok(false) };
-        let content = hash(file, artifact)?;
+        let Some(end) = length.checked_sub(trailer_bytes).filter(|_| length <= MAX_FILE_BYTES) else { return Ok(None) };
         let mut trailer = [0; TRAILER_BYTES];
+        file.seek(SeekFrom::Start(end))?;
         file.read_exact(&mut trailer)?;
-        let tag = trailer.strip_prefix(MAGIC.as_slice());
-        Ok(tag.is_some_and(|tag| hmac::verify(&self.key, &self.authenticated(digest, &content), tag).is_ok()))
+        let Some((carried_bytes, proof)) = trailer.split_first_chunk::<LENGTH_BYTES>() else { return Ok(None) };
+        let carried_bytes = usize::try_from(u32::from_le_bytes(*carried_bytes)).unwrap_or(usize::MAX);
+        let artifact = u64::try_from(carried_bytes).ok().and_then(|bytes| end.checked_sub(bytes));
+        let (Some(tag), Some(artifact)) = (proof.strip_prefix(MAGIC.as_slice()), artifact.filter(|_| carried_bytes <= MAX_CARRIED_BYTES))
+        else {
+            return Ok(None);
+        };
+        file.seek(SeekFrom::Start(0))?;
+        let content = hash(file, artifact)?;
+        let mut carried = vec![0; carried_bytes];
+        file.read_exact(&mut carried)?;
+        let ours = hmac::verify(&self.key, &self.authenticated(digest, &content, &carried), tag).is_ok();
+        Ok(if ours { serde_json::from_slice(&carried).ok() } else { None })
     }
 
-    /// What the tag is over. The content enters by its hash; all parts have fixed lengths.
-    fn authenticated(&self, digest: &Digest, content: &ring::digest::Digest) -> Vec<u8> {
-        [MAGIC.as_slice(), digest.hex().as_bytes(), &self.engine.to_le_bytes(), content.as_ref()].concat()
+    /// What the tag is over. The content enters by its hash; all parts but the last have fixed lengths.
+    fn authenticated(&self, digest: &Digest, content: &ring::digest::Digest, carried: &[u8]) -> Vec<u8> {
+        [MAGIC.as_slice(), digest.hex().as_bytes(), &self.engine.to_le_bytes(), content.as_ref(), carried].concat()
     }
 
     /// How compiling `digest` failed lately.

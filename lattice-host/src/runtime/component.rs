@@ -4,6 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use lattice_core::admission::{ComponentShape, check_shape};
+use lattice_core::claims::Claim;
+use lattice_core::claims::sections::Carried;
 use lattice_core::contract::Contract;
 use lattice_core::id::Digest;
 use wasmtime::Engine;
@@ -17,19 +19,21 @@ pub(crate) struct CodeImage {
     pub(crate) digest: Digest,
     pub(crate) component: Component,
     pub(crate) shape: ComponentShape,
+    /// What its source carried beside the code: by which it is judged each time that it is loaded.
+    pub(crate) carried: Carried,
     /// The same with its imports resolved, by the contracts of the links: actors that run the same code share it.
     linked: Mutex<BTreeMap<BTreeSet<Contract>, Code>>,
 }
 
 impl CodeImage {
-    pub(crate) fn new(digest: Digest, component: Component, engine: &Engine) -> Result<Self, LoadError> {
+    pub(crate) fn new(digest: Digest, component: Component, carried: Carried, engine: &Engine) -> Result<Self, LoadError> {
         let outside = component.component_type();
         let shape = ComponentShape {
             imports: outside.imports(engine).map(|(name, _)| name.to_owned()).collect(),
             exports: outside.exports(engine).map(|(name, _)| name.to_owned()).collect(),
         };
         check_shape(&shape)?;
-        Ok(Self { digest, component, shape, linked: Mutex::default() })
+        Ok(Self { digest, component, shape, carried, linked: Mutex::default() })
     }
 }
 
@@ -37,11 +41,17 @@ impl CodeImage {
 #[derive(Clone)]
 pub struct Loaded {
     image: Arc<CodeImage>,
+    claim: Option<Arc<Claim>>,
 }
 
 impl Loaded {
-    pub(crate) fn new(image: Arc<CodeImage>) -> Self {
-        Self { image }
+    pub(crate) fn new(image: Arc<CodeImage>, claim: Option<Arc<Claim>>) -> Self {
+        Self { image, claim }
+    }
+
+    /// What its issuer says of it, where claims are asked for.
+    pub fn claim(&self) -> Option<&Claim> {
+        self.claim.as_deref()
     }
 
     /// Digest of the code it was compiled from.

@@ -1,12 +1,17 @@
 //! What can go wrong, per operation, and how it is put to the user.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
 use lattice_core::admission::AdmissionError;
+use lattice_core::claims::Refused;
+use lattice_core::claims::sections::Carried;
 use lattice_core::contract::Contract;
 use lattice_core::error::{ErrorCode, Problem};
 use lattice_core::id::Digest;
+use lattice_core::policy::force::Denied;
+use lattice_core::policy::rules::Point;
 
 use super::cache::CacheError;
 use super::compiler::CompileError;
@@ -64,6 +69,14 @@ pub enum LoadError {
     /// Its imports cannot be resolved.
     #[error(transparent)]
     Link(#[from] LinkFault),
+    /// Nobody whom this host trusts says that it may run.
+    #[error("invalid claim: {refused}")]
+    Claim {
+        /// Why not.
+        refused: Box<Refused>,
+        /// What the code carries, if that can be read.
+        carried: Option<Box<Carried>>,
+    },
     /// The host is going down.
     #[error("the host is stopping")]
     Stopping,
@@ -81,12 +94,17 @@ pub enum LinkFault {
 }
 
 impl LoadError {
+    pub(crate) fn claim(refused: Refused, carried: Option<&Carried>) -> Self {
+        Self::Claim { refused: Box::new(refused), carried: carried.map(|carried| Box::new(carried.clone())) }
+    }
+
     /// Whether the same code would fail again, whatever anybody does to the host or the network.
     pub fn is_lasting(&self) -> bool {
         match self {
             Self::Digest { .. } | Self::Precompiled | Self::Admission(_) | Self::Link(LinkFault::Unfit(_)) => true,
             Self::Compile(error) => error.is_lasting(),
-            Self::Fetch { .. } | Self::Link(LinkFault::Missing(_)) | Self::Stopping => false,
+            // Time passes, policies change.
+            Self::Fetch { .. } | Self::Link(LinkFault::Missing(_)) | Self::Claim { .. } | Self::Stopping => false,
         }
     }
 
@@ -97,6 +115,7 @@ impl LoadError {
             Self::Link(LinkFault::Missing(missing)) => Problem::link_not_found(actor, &missing.join(", ")),
             Self::Precompiled | Self::Admission(_) | Self::Link(LinkFault::Unfit(_)) => self.invalid(image),
             Self::Compile(error) if error.is_lasting() => self.invalid(image),
+            Self::Claim { refused, carried } => refused.problem(image, carried.as_deref(), &BTreeSet::new()),
             Self::Compile(_) | Self::Stopping => {
                 Problem::new(ErrorCode::Failed, format!("actor start failed: {self}")).caused_by_source(self)
             }
@@ -156,6 +175,14 @@ pub enum InvokeError {
     /// It was done, and what it did was not stored.
     #[error("effects were not stored: {0}")]
     NotStored(String),
+    /// Policy does not let it be called.
+    #[error("capability denied: {}: {denied}", .point.contract())]
+    Denied {
+        /// Where.
+        point: Point,
+        /// Why.
+        denied: Box<Denied>,
+    },
 }
 
 impl InvokeError {
@@ -173,6 +200,7 @@ impl InvokeError {
         let code = match self {
             Self::Deadline(_) => ErrorCode::TimedOut,
             Self::NoHandler(contract) => return Problem::link_not_found(actor, contract.as_str()),
+            Self::Denied { point, denied } => return denied.problem(*point),
             Self::Trap(_)
             | Self::CpuLimit(_)
             | Self::OutOfMemory(_)

@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use wasmtime::ResourceLimiter;
 
 use super::engine::{MEMORIES_PER_COMPONENT, TABLE_ELEMENTS, TABLES_PER_COMPONENT};
+use super::shield::Shield;
 
 /// Core instances in one store.
 const INSTANCES_PER_STORE: usize = 50;
@@ -22,18 +23,20 @@ pub(crate) struct MemoryAccount {
     peak: AtomicU64,
     limit: AtomicU64,
     parent: Option<Arc<MemoryAccount>>,
+    /// The policies that may lower the limit.
+    shield: Option<Arc<Shield>>,
 }
 
 impl MemoryAccount {
     /// The account of the whole host, `limit` in bytes.
     pub(crate) fn of_host(limit: u64) -> Arc<Self> {
-        Arc::new(Self { name: "host", used: AtomicU64::new(0), peak: AtomicU64::new(0), limit: AtomicU64::new(limit), parent: None })
+        Arc::new(Self { name: "host", used: AtomicU64::new(0), peak: AtomicU64::new(0), limit: AtomicU64::new(limit), parent: None, shield: None })
     }
 
-    /// An actor's account within `host`.
-    pub(crate) fn of_actor(host: &Arc<Self>, limit: u64) -> Arc<Self> {
+    /// An actor's account within `host`, under the cap that policy sets.
+    pub(crate) fn of_actor(host: &Arc<Self>, limit: u64, shield: Arc<Shield>) -> Arc<Self> {
         let (used, peak, limit) = (AtomicU64::new(0), AtomicU64::new(0), AtomicU64::new(limit));
-        Arc::new(Self { name: "actor", used, peak, limit, parent: Some(host.clone()) })
+        Arc::new(Self { name: "actor", used, peak, limit, parent: Some(host.clone()), shield: Some(shield) })
     }
 
     /// Bytes held now.
@@ -53,7 +56,8 @@ impl MemoryAccount {
 
     /// Adds `bytes` here and in all that this is part of, or nowhere.
     fn take(&self, bytes: u64) -> Result<(), Exhausted> {
-        let limit = self.limit.load(Ordering::Relaxed);
+        let cap = self.shield.as_ref().map_or(u64::MAX, |shield| shield.memory_bytes());
+        let limit = self.limit.load(Ordering::Relaxed).min(cap);
         let fits = |used: u64| used.checked_add(bytes).filter(|sum| *sum <= limit);
         self.used.fetch_update(Ordering::Relaxed, Ordering::Relaxed, fits).map_err(|used| Exhausted {
             account: self.name,
@@ -166,7 +170,8 @@ mod tests {
     #[test]
     fn sums_over_actor_and_host() {
         let host = MemoryAccount::of_host(100);
-        let (a, b) = (MemoryAccount::of_actor(&host, 80), MemoryAccount::of_actor(&host, 80));
+        let of_actor = || MemoryAccount::of_actor(&host, 80, Shield::open());
+        let (a, b) = (of_actor(), of_actor());
         let store = |account: &Arc<MemoryAccount>| Limiter::new(account.clone(), 1000);
         let (mut first, mut second, mut third) = (store(&a), store(&a), store(&b));
         assert!(first.memory_growing(0, 50, None).unwrap());
@@ -184,7 +189,7 @@ mod tests {
     #[test]
     fn what_no_memory_could_hold_is_not_counted() {
         let host = MemoryAccount::of_host(1000);
-        let mut limiter = Limiter::new(MemoryAccount::of_actor(&host, 1000), 100);
+        let mut limiter = Limiter::new(MemoryAccount::of_actor(&host, 1000, Shield::open()), 100);
         assert!(!limiter.memory_growing(0, 101, None).unwrap(), "more than the pool has");
         assert!(!limiter.memory_growing(0, 60, Some(50)).unwrap(), "more than the memory's type allows");
         assert!(limiter.memory_growing(0, 50, Some(50)).unwrap());

@@ -21,6 +21,7 @@ mod compiler;
 mod component;
 pub(crate) mod engine;
 mod error;
+mod gate;
 mod instance;
 mod lane;
 mod limits;
@@ -29,6 +30,7 @@ pub(crate) mod links;
 pub mod logs;
 mod meter;
 mod serve;
+mod shield;
 pub(crate) mod state;
 mod usage;
 
@@ -39,8 +41,10 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use bytes::Bytes;
 use futures::future::BoxFuture;
 use lattice_core::admission::check_preamble;
+use lattice_core::claims::sections::Carried;
 use lattice_core::contract::Contract;
 use lattice_core::id::{Digest, HostName};
+use lattice_core::policy::effects::is_system_link;
 use tokio::sync::Semaphore;
 use wasmtime::Engine;
 use wasmtime::component::{Component, Linker};
@@ -49,10 +53,12 @@ pub use actor::{Actor, ActorSettings, ActorStats, Handled};
 pub use cache::CacheError;
 pub use compiler::{CompileError, CompileLimit, CompileLimits};
 pub use component::Loaded;
+pub use gate::{Gatekeeper, NoGate};
 pub use error::{InvokeError, LinkFault, LoadError, RuntimeError};
 pub use limits::Exhausted;
 pub use links::{Backend, BoundLink};
 pub use logs::{LogLevel, LogSink, NoLogs};
+pub use shield::Shield;
 pub use state::ReplyRoute;
 pub use usage::CpuTime;
 
@@ -119,9 +125,21 @@ pub(crate) struct Shared {
     loading: Mutex<BTreeMap<Digest, Weak<tokio::sync::Mutex<()>>>>,
     pub(crate) ticker: Ticker,
     pub(crate) lane: Arc<Lane>,
+    /// Whether code may run.
+    gate: Arc<dyn Gatekeeper>,
+    /// What actors may do.
+    shield: Arc<Shield>,
+    /// The shield of lattice's own actors.
+    open: Arc<Shield>,
 }
 
 impl Shared {
+    /// The shield of an actor with these links.
+    pub(crate) fn shield_of(&self, links: &[BoundLink]) -> Arc<Shield> {
+        let is_system = links.iter().any(|link| is_system_link(&link.spec.settings.kind));
+        if is_system { self.open.clone() } else { self.shield.clone() }
+    }
+
     /// The linker of actors that have links of these contracts.
     pub(crate) fn linker(&self, contracts: &BTreeSet<Contract>) -> wasmtime::Result<Arc<Linker<State>>> {
         let mut linkers = self.linkers.lock().unwrap_or_else(PoisonError::into_inner);
@@ -140,6 +158,14 @@ impl Runtime {
     /// # Errors
     /// [`RuntimeError`] if the system does not give what `config` asks for.
     pub fn start(config: RuntimeConfig) -> Result<Self, RuntimeError> {
+        Self::guarded(config, Arc::new(NoGate), Shield::open())
+    }
+
+    /// The same where `gate` decides what may run, and `shield` what may be done.
+    ///
+    /// # Errors
+    /// As for [`Runtime::start`].
+    pub fn guarded(config: RuntimeConfig, gate: Arc<dyn Gatekeeper>, shield: Arc<Shield>) -> Result<Self, RuntimeError> {
         let memory_bytes = usize::try_from(u64::from(config.max_actor_memory_mb).saturating_mul(MIB)).unwrap_or(usize::MAX);
         let purpose = Purpose::Run { instances: config.max_instances, memory_bytes };
         let engine = engine::engine(purpose).map_err(|reason| RuntimeError::Engine { instances: config.max_instances, reason })?;
@@ -155,6 +181,9 @@ impl Runtime {
             loading: Mutex::default(),
             ticker,
             lane: Arc::default(),
+            gate,
+            shield,
+            open: Shield::open(),
             engine,
             config,
             cache,
@@ -196,7 +225,7 @@ impl Runtime {
             return Err(LoadError::Compile(error));
         }
         let wasm = fetch.await.map_err(|error| LoadError::Fetch { digest: digest.clone(), source: Box::new(error) })?;
-        check_source(digest, &wasm)?;
+        let carried = self.inspect(digest, &wasm)?;
         let wanted = self.shared.compiler.wanted();
         tokio::pin!(wanted);
         wanted.as_mut().enable();
@@ -207,7 +236,7 @@ impl Runtime {
                 self.shared.cache.discard(digest);
                 Ok(Prepared::Later)
             }
-            compiled = self.compile(digest, &wasm) => compiled.map(|_component| Prepared::Done),
+            compiled = self.compile(digest, &wasm, &carried) => compiled.map(|_component| Prepared::Done),
         }
     }
 
@@ -231,25 +260,43 @@ impl Runtime {
         E: std::error::Error + Send + Sync + 'static,
     {
         if let Some(image) = self.image_in_memory(digest) {
-            return Ok(Loaded::new(image));
+            return self.admit(image).await;
         }
         let loading = self.loading(digest);
         let _alone = loading.lock().await;
         // Whoever was before may have loaded the same.
         if let Some(image) = self.image_in_memory(digest) {
-            return Ok(Loaded::new(image));
+            return self.admit(image).await;
         }
-        if let Some(component) = self.cached(digest).await? {
-            return self.admit(digest, component);
+        if let Some((component, carried)) = self.cached(digest).await? {
+            return self.admit(self.keep(digest, component, carried)?).await;
         }
         if let Some(error) = self.shared.cache.failure(digest) {
             return Err(LoadError::Compile(error));
         }
         let wasm = fetch.await.map_err(|error| LoadError::Fetch { digest: digest.clone(), source: Box::new(error) })?;
-        check_source(digest, &wasm)?;
+        let carried = self.inspect(digest, &wasm)?;
         let _turn = self.shared.compiler.turn().await;
-        let component = self.compile(digest, &wasm).await?;
-        self.admit(digest, component)
+        let component = self.compile(digest, &wasm, &carried).await?;
+        self.admit(self.keep(digest, component, carried)?).await
+    }
+
+    /// Everything about the bytes that can be told without compiling them; what they carry beside the code.
+    fn inspect(&self, digest: &Digest, wasm: &[u8]) -> Result<Carried, LoadError> {
+        check_source(digest, wasm)?;
+        let carried = Carried::read(wasm).map_err(|error| LoadError::claim(error.into(), None))?;
+        // Nobody's compiler works for those who are not let in.
+        self.shared.gate.check(&carried).map_err(|refused| LoadError::claim(refused, Some(&carried)))?;
+        Ok(carried)
+    }
+
+    /// Asks whether the code may run now: each time anew, because time, policies and what was seen change.
+    async fn admit(&self, image: Arc<CodeImage>) -> Result<Loaded, LoadError> {
+        let (shared, asked) = (self.shared.clone(), image.clone());
+        let admitted = tokio::task::spawn_blocking(move || shared.gate.admit(&asked.carried)).await;
+        let claim = admitted.map_err(|_cancelled| LoadError::Stopping)?;
+        let claim = claim.map_err(|refused| LoadError::claim(refused, Some(&image.carried)))?;
+        Ok(Loaded::new(image, claim.map(Arc::new)))
     }
 
     fn loading(&self, digest: &Digest) -> Arc<tokio::sync::Mutex<()>> {
@@ -267,16 +314,16 @@ impl Runtime {
         self.shared.loaded.lock().unwrap_or_else(PoisonError::into_inner).get(digest)?.upgrade()
     }
 
-    async fn cached(&self, digest: &Digest) -> Result<Option<Component>, LoadError> {
+    async fn cached(&self, digest: &Digest) -> Result<Option<(Component, Carried)>, LoadError> {
         let (shared, digest) = (self.shared.clone(), digest.clone());
         let found = tokio::task::spawn_blocking(move || shared.cache.get(&digest, &shared.engine)).await;
         found.map_err(|_cancelled| LoadError::Stopping)
     }
 
-    async fn compile(&self, digest: &Digest, wasm: &[u8]) -> Result<Component, LoadError> {
+    async fn compile(&self, digest: &Digest, wasm: &[u8], carried: &Carried) -> Result<Component, LoadError> {
         let started = std::time::Instant::now();
         let compiled = match self.shared.compiler.compile(wasm, &self.shared.cache.scratch(digest)).await {
-            Ok(()) => self.take_artifact(digest).await?,
+            Ok(()) => self.take_artifact(digest, carried).await?,
             Err(error) => Err(error),
         };
         match compiled {
@@ -295,19 +342,19 @@ impl Runtime {
         }
     }
 
-    async fn take_artifact(&self, digest: &Digest) -> Result<Result<Component, CompileError>, LoadError> {
-        let (shared, digest) = (self.shared.clone(), digest.clone());
-        let stored = tokio::task::spawn_blocking(move || shared.cache.put(&digest, &shared.engine)).await;
+    async fn take_artifact(&self, digest: &Digest, carried: &Carried) -> Result<Result<Component, CompileError>, LoadError> {
+        let (shared, digest, carried) = (self.shared.clone(), digest.clone(), carried.clone());
+        let stored = tokio::task::spawn_blocking(move || shared.cache.put(&digest, &carried, &shared.engine)).await;
         stored.map_err(|_cancelled| LoadError::Stopping)
     }
 
     /// Checks the outside of a component and keeps it at hand.
-    fn admit(&self, digest: &Digest, component: Component) -> Result<Loaded, LoadError> {
-        let image = Arc::new(CodeImage::new(digest.clone(), component, &self.shared.engine)?);
+    fn keep(&self, digest: &Digest, component: Component, carried: Carried) -> Result<Arc<CodeImage>, LoadError> {
+        let image = Arc::new(CodeImage::new(digest.clone(), component, carried, &self.shared.engine)?);
         let mut loaded = self.shared.loaded.lock().unwrap_or_else(PoisonError::into_inner);
         loaded.retain(|_, image| image.strong_count() > 0);
         loaded.insert(digest.clone(), Arc::downgrade(&image));
-        Ok(Loaded::new(image))
+        Ok(image)
     }
 }
 

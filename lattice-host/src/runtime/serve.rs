@@ -16,6 +16,7 @@ use http_body::{Frame, SizeHint};
 use http_body_util::{BodyExt as _, Full, Limited};
 use lattice_core::contract::Contract;
 use lattice_core::id::LinkName;
+use lattice_core::policy::rules::Point;
 use provider_api::http_server::{Body, BodyError};
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
@@ -73,14 +74,15 @@ impl From<InvokeError> for Refusal {
             InvokeError::Trap(_) | InvokeError::Guest(_) => (StatusCode::INTERNAL_SERVER_ERROR, "trap"),
             InvokeError::OutOfMemory(_) => (StatusCode::INTERNAL_SERVER_ERROR, "out-of-memory"),
             InvokeError::NoHandler(_) => (StatusCode::INTERNAL_SERVER_ERROR, "no-handler"),
+            InvokeError::Denied { .. } => (StatusCode::FORBIDDEN, "capability-denied"),
         };
         Self::new(status, code, error.to_string())
     }
 }
 
 impl Actor {
-    /// Answers a request that came over the HTTP link `link`. Never fails: what goes wrong becomes a status (503 no free
-    /// instance or no link, 504 too slow, 500 anything else).
+    /// Answers a request that came over the HTTP link `link`. Never fails: what goes wrong becomes a status (403 policy, 503 no
+    /// free instance or no link, 504 too slow, 500 anything else).
     pub async fn handle_http(&self, request: Request<Body>, link: &LinkName) -> Response<Body> {
         match self.answer(request, link).await {
             Ok(response) => response,
@@ -96,6 +98,7 @@ impl Actor {
         if !call.blueprint.handles(Contract::HttpServer) {
             return Err(call.failed(call.unavailable(Contract::HttpServer)).into());
         }
+        call.permitted(Point::HttpIncoming)?;
         permitted(&call, &request, link)?;
         let (answer, mut answered) = oneshot::channel();
         let pace = self.pace();

@@ -15,6 +15,7 @@ use super::limits::{Limiter, MemoryAccount};
 use super::links::{Link, LinkCallError, Links};
 use super::logs::{ActorLog, StdioLog};
 use super::meter::Meter;
+use super::shield::Shield;
 use super::usage::Usage;
 use crate::capability::http::Outgoing;
 
@@ -34,6 +35,8 @@ pub(crate) struct Identity {
     pub(crate) node: String,
     pub(crate) log: Arc<ActorLog>,
     pub(crate) memory: Arc<MemoryAccount>,
+    /// What policy takes from it.
+    pub(crate) shield: Arc<Shield>,
     pub(crate) usage: Arc<Usage>,
 }
 
