@@ -84,6 +84,9 @@ impl ErrorCode {
     }
 }
 
+/// Between message and hint where a problem is one line.
+const HINT_MARK: &str = " -- ";
+
 /// A problem as a user sees it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Problem {
@@ -117,6 +120,22 @@ impl Problem {
     pub fn caused_by(mut self, error: &(dyn std::error::Error + 'static)) -> Self {
         self.causes.extend(chain(error));
         self
+    }
+
+    /// Message and hint as one line, for reports that hold one text.
+    pub fn line(&self) -> String {
+        match &self.hint {
+            Some(hint) => format!("{}{HINT_MARK}{hint}", self.message),
+            None => self.message.clone(),
+        }
+    }
+
+    /// A problem from what [`Problem::line`] gave.
+    pub fn from_line(code: ErrorCode, line: &str) -> Self {
+        match line.split_once(HINT_MARK) {
+            Some((message, hint)) => Self::new(code, message).hint(hint),
+            None => Self::new(code, line),
+        }
     }
 
     /// `host not found: <name>`.
@@ -218,6 +237,14 @@ mod tests {
     fn codes_are_spelled_alike_everywhere() {
         for code in [ErrorCode::HostNotFound, ErrorCode::NatsRefused, ErrorCode::InvalidClaim, ErrorCode::TimedOut] {
             assert_eq!(serde_json::to_value(code).unwrap(), code.as_str());
+        }
+    }
+
+    #[test]
+    fn one_line_and_back() {
+        let hinted = Problem::new(ErrorCode::InvalidClaim, "no claim").hint("sign it: x --name y");
+        for problem in [hinted, Problem::new(ErrorCode::Denied, "no -- hint".replace(" -- ", ", "))] {
+            assert_eq!(Problem::from_line(problem.code, &problem.line()), problem);
         }
     }
 

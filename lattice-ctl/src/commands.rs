@@ -21,7 +21,7 @@ mod policy;
 mod publish;
 mod scale;
 mod schedule;
-mod signing;
+pub(crate) mod signing;
 mod start;
 mod stop;
 mod stream;

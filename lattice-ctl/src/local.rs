@@ -6,6 +6,7 @@
 pub(crate) mod context;
 pub(crate) mod folder;
 pub(crate) mod hosts;
+pub(crate) mod notary;
 pub(crate) mod process;
 mod restart;
 pub(crate) mod settings;

@@ -1,9 +1,12 @@
 //! The command line of `lattice-host`. The doc comments are the help text.
 
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use clap::Parser;
+use lattice_core::policy::force::Preset;
+use lattice_core::trust::{MAX_KEYS, PublicKey};
 
 /// One node of a lattice: runs the actors and providers that the plan gives it.
 ///
@@ -56,6 +59,17 @@ pub struct Args {
     /// [default: 64].
     #[arg(long, env = "LATTICE_PREFETCH", value_name = "N", value_parser = clap::value_parser!(u32).range(0..=1024))]
     pub prefetch: Option<u32>,
+    /// Public keys (A…) of accounts whose signed actors run here, with commas between; `off` runs unsigned ones, too
+    /// [default: off].
+    #[arg(long, env = "LATTICE_TRUST_ACTORS", value_name = "KEYS", value_parser = parse_keys)]
+    pub trust_actors: Option<Keys>,
+    /// Public keys (A… or O…) of who signs policies for this host, with commas between; `off` trusts nobody [default: those of
+    /// --trust-actors].
+    #[arg(long, env = "LATTICE_TRUST_POLICIES", value_name = "KEYS", value_parser = parse_keys)]
+    pub trust_policies: Option<Keys>,
+    /// What holds until a first policy is here: everything that links give, or nothing [default: open].
+    #[arg(long, env = "LATTICE_POLICY_DEFAULT", value_name = "open|deny", value_parser = parse_preset)]
+    pub policy_default: Option<Preset>,
     /// How long work may finish when the host stops, in seconds [default: 10].
     #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u32).range(0..=3600))]
     pub drain_seconds: Option<u32>,
@@ -65,6 +79,36 @@ pub struct Args {
     /// How log lines look.
     #[arg(long, value_enum, default_value_t)]
     pub log_format: LogFormat,
+}
+
+/// Public keys.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Keys(pub BTreeSet<PublicKey>);
+
+fn parse_keys(text: &str) -> Result<Keys, String> {
+    if text == "off" {
+        return Ok(Keys::default());
+    }
+    let keys = text.split(',').map(str::trim).filter(|key| !key.is_empty()).map(|key| {
+        let key = PublicKey::new(key).map_err(|error| error.to_string())?;
+        // A letter that is wrong would trust nobody, and nobody would know.
+        nkeys::KeyPair::from_public_key(key.as_str()).map_err(|_| format!("key {key}: its checksum is wrong, so a letter must be"))?;
+        Ok::<_, String>(key)
+    });
+    let keys: BTreeSet<PublicKey> = keys.collect::<Result<_, _>>()?;
+    match keys.len() {
+        0 => Err("names no key; `off` trusts nobody".to_owned()),
+        count if count > MAX_KEYS => Err(format!("names {count} keys, at most {MAX_KEYS} are taken")),
+        _ => Ok(Keys(keys)),
+    }
+}
+
+fn parse_preset(text: &str) -> Result<Preset, String> {
+    match text {
+        "open" => Ok(Preset::Open),
+        "deny" => Ok(Preset::Deny),
+        _ => Err("is neither `open` nor `deny`".to_owned()),
+    }
 }
 
 /// How log lines look.

@@ -2,14 +2,16 @@
 //!
 //! **Invariant.** A [`Config`] that exists is valid; what is wrong is one [`ConfigError`] that names flag and value.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use lattice_core::error::{ErrorCode, Problem};
 use lattice_core::id::{HostName, InvalidName, LatticeName, Region};
+use lattice_core::policy::force::Preset;
 use lattice_core::timing::DRAIN_DEADLINE;
+use lattice_core::trust::{PublicKey, TrustedKeys};
 use serde::{Deserialize, Serialize};
 
 use crate::args::{Admin, Args};
@@ -76,6 +78,15 @@ pub struct Saved {
     pub prefetch: Option<u32>,
     /// Patience while draining in seconds.
     pub drain_seconds: Option<u32>,
+    /// Who signs actors; none: not said.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trust_actors: Option<BTreeSet<PublicKey>>,
+    /// Who signs policies; none: who signs actors.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trust_policies: Option<BTreeSet<PublicKey>>,
+    /// What holds without any policy.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub policy_default: Option<Preset>,
 }
 
 /// What a host is to be.
@@ -111,6 +122,10 @@ pub struct Config {
     pub prefetch: u32,
     /// Patience with work that runs when the host stops.
     pub drain: Duration,
+    /// Whose signatures count.
+    pub trust: TrustedKeys,
+    /// What holds without any policy.
+    pub policy_default: Preset,
 }
 
 /// Why there is no configuration.
@@ -197,6 +212,9 @@ impl Saved {
         self.memory_capacity = args.memory_capacity.or(self.memory_capacity);
         self.prefetch = args.prefetch.or(self.prefetch);
         self.drain_seconds = args.drain_seconds.or(self.drain_seconds);
+        self.trust_actors = args.trust_actors.clone().map(|keys| keys.0).or(self.trust_actors);
+        self.trust_policies = args.trust_policies.clone().map(|keys| keys.0).or(self.trust_policies);
+        self.policy_default = args.policy_default.or(self.policy_default);
         Ok(self)
     }
 
@@ -233,7 +251,11 @@ impl Config {
             0 => FALLBACK_HOST_MEMORY_MB,
             half => half,
         };
+        let actors = saved.trust_actors.unwrap_or_default();
+        let policies = saved.trust_policies.unwrap_or_else(|| actors.clone());
         Ok(Self {
+            trust: TrustedKeys { actors, policies },
+            policy_default: saved.policy_default.unwrap_or_default(),
             name: saved.name.map_or_else(machine_name, Ok)?,
             lattice,
             region,
@@ -341,6 +363,23 @@ mod tests {
         check("--label region=a.b", "region `a.b`");
         check("--label =x", "the key");
         check("--label x=", "1 to 128 bytes");
+    }
+
+    #[test]
+    fn whom_to_trust() {
+        let key = |pair: nkeys::KeyPair| pair.public_key();
+        let (account, other, operator) = (key(nkeys::KeyPair::new_account()), key(nkeys::KeyPair::new_account()), key(nkeys::KeyPair::new_operator()));
+        let first = Saved::default().overridden(&args(&format!("--trust-actors {account},{other} --policy-default deny"))).unwrap();
+        let trusting = config(first.clone(), "").unwrap();
+        assert_eq!((trusting.trust.actors.len(), trusting.policy_default), (2, Preset::Deny));
+        assert_eq!(trusting.trust.actors, trusting.trust.policies, "who signs actors signs policies unless somebody else does");
+        let other = config(first.clone(), &format!("--trust-policies {operator}")).unwrap();
+        assert_eq!(other.trust.policies.iter().next().unwrap().as_str(), operator);
+        assert!(config(first, "--trust-actors off").unwrap().trust.actors.is_empty());
+        let refused = |text: &str| Args::try_parse_from(["lattice-host", "--trust-actors", text]).unwrap_err().to_string();
+        assert!(refused("A").contains("no public nkey"));
+        assert!(refused(&format!("A{}", "A".repeat(55))).contains("checksum"));
+        assert!(refused(",").contains("names no key"));
     }
 
     #[test]

@@ -3,7 +3,9 @@
 //! All that happens comes in as an [`Event`]; the loop hands it to the agent, carries out what the agent wants, and never
 //! waits for anything else than the next event or the next time that something is due.
 
-use std::collections::BTreeMap;
+mod policy;
+
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -12,6 +14,7 @@ use bytes::Bytes;
 use lattice_core::agent::{Action, Agent};
 use lattice_core::id::{ActorId, Digest, Generation};
 use lattice_core::timing::OFFLINE_START_AFTER;
+use lattice_core::trust::PublicKey;
 use lattice_core::wire;
 use lattice_core::wire::assignment::Assignment;
 use lattice_core::wire::event::EventKind;
@@ -27,8 +30,10 @@ use crate::ownership::lease::Leaseholder;
 use crate::reason;
 use crate::recorder::Recorder;
 use crate::reporter::Reporter;
-use crate::runtime::{LoadError, Loaded};
+use crate::runtime::{LoadError, Loaded, Shield};
 use crate::sync::Fetched;
+use crate::trust::warden::Told;
+pub(crate) use policy::PolicyDesk;
 
 /// An event loop that showed no sign of life for so long is stuck: it shows one with each heartbeat.
 const STUCK_AFTER: Duration = Duration::from_secs(15);
@@ -47,6 +52,8 @@ pub(crate) enum Event {
     Resting { actor: ActorId, rest: Duration, why: String },
     /// The assignment of this generation is on disk, or cannot be brought there.
     Kept(Generation),
+    /// How the policies stand.
+    Policy(Box<Told>),
     /// What a report says has changed.
     Changed,
     /// Somebody asks how the host stands.
@@ -148,6 +155,11 @@ pub(crate) struct EventLoop {
     last_refusal: Option<String>,
     next_heartbeat: Duration,
     drained: bool,
+    /// What policies leave actors, and how they stand.
+    shield: Arc<Shield>,
+    policy: PolicyDesk,
+    /// Accounts whose signatures on code count, for hints.
+    issuers: BTreeSet<PublicKey>,
 }
 
 impl EventLoop {
@@ -157,6 +169,7 @@ impl EventLoop {
         executor: Executor,
         reporter: Reporter,
         outlets: Outlets,
+        (shield, policy, issuers): (Arc<Shield>, PolicyDesk, BTreeSet<PublicKey>),
         kept: Option<Assignment>,
     ) -> Self {
         Self {
@@ -175,6 +188,9 @@ impl EventLoop {
             last_refusal: None,
             next_heartbeat: Duration::ZERO,
             drained: false,
+            shield,
+            policy,
+            issuers,
         }
     }
 
@@ -201,6 +217,7 @@ impl EventLoop {
     fn next_due(&self) -> Duration {
         let offline_start = self.kept.is_some().then_some(OFFLINE_START_AFTER);
         let due = self.agent.poll_timeout().into_iter().chain(self.claims.poll_timeout()).chain(offline_start);
+        let due = due.chain(self.policy.poll_timeout());
         due.fold(self.next_heartbeat, Duration::min)
     }
 
@@ -221,6 +238,7 @@ impl EventLoop {
                 self.kept_generation = generation;
                 self.send_report();
             }
+            Event::Policy(told) => self.handle_policy(*told),
             Event::Changed => self.send_report(),
             Event::Question(answer) => {
                 // Whoever asked may be gone.
@@ -240,12 +258,9 @@ impl EventLoop {
         if now >= OFFLINE_START_AFTER
             && let Some(kept) = self.kept.take()
         {
-            tracing::warn!(generation = %kept.generation, "the plan cannot be read: starting from the assignment on disk");
-            match self.agent.handle_assignment(*kept, true) {
-                Ok(()) => self.follow_assignment(),
-                Err(refusal) => tracing::warn!(%refusal, "assignment on disk refused"),
-            }
+            self.start_from_disk(*kept);
         }
+        self.release_plan();
         self.agent.handle_timeout(now);
         self.claims.handle_timeout(now);
         if now >= self.next_heartbeat {
@@ -258,6 +273,9 @@ impl EventLoop {
         let connected = state == ConnectionState::Connected;
         self.outlets.health.connected.store(connected, Ordering::Relaxed);
         self.outlets.metrics.connected.set(i64::from(connected));
+        if former != Some(state) {
+            self.note_connection(connected);
+        }
         match (former, state) {
             (Some(former), now) if former == now => {}
             (_, ConnectionState::Connected) => tracing::info!("connected to NATS"),
@@ -270,16 +288,7 @@ impl EventLoop {
     }
 
     fn handle_fetched(&mut self, fetched: Fetched) {
-        let store = match fetched {
-            Fetched::Plan(assignment) => {
-                // The store's word counts more than what was kept.
-                self.kept = None;
-                self.handle_plan(assignment);
-                Store::Read
-            }
-            Fetched::NoLattice => Store::NoLattice,
-            Fetched::Failed(error) => Store::Unreadable(reason::of(&error)),
-        };
+        let store = self.follow_fetched(fetched);
         self.outlets.health.lattice_found.store(store == Store::Read, Ordering::Relaxed);
         if store == self.store {
             return;
@@ -331,6 +340,7 @@ impl EventLoop {
                 self.claims.assign(&assignment.components);
             }
         }
+        self.review();
     }
 
     fn runs(&self, actor: &ActorId) -> bool {
@@ -358,6 +368,12 @@ impl EventLoop {
     fn handle_loaded(&mut self, actor: &ActorId, digest: &Digest, outcome: Result<Loaded, LoadError>) {
         let outcome = match outcome {
             Ok(loaded) => Ok(self.executor.keep(actor, loaded)),
+            Err(error @ LoadError::Claim { .. }) => {
+                let image = self.agent.known().find(|(id, _)| *id == actor).map(|(_, known)| known.spec.image.clone()).unwrap_or_default();
+                let problem = error.problem_for(actor.as_str(), &image, &self.issuers);
+                self.tell_refused_claim(actor, &problem);
+                Err((problem.line(), !error.is_lasting()))
+            }
             Err(error) => {
                 let why = reason::of(&error);
                 tracing::warn!(%actor, %digest, why, "code cannot be loaded");
@@ -366,6 +382,7 @@ impl EventLoop {
         };
         let now = self.now();
         self.agent.handle_loaded(actor, digest, outcome, now);
+        self.review();
     }
 
     /// Carries out what the agent wants until it wants nothing more.
@@ -387,7 +404,9 @@ impl EventLoop {
                 Action::StopProvider(id) => self.executor.stop_provider(&id),
                 Action::Load(actor, digest) => self.executor.load(&actor, &digest),
                 Action::Run(actor, spec) => {
-                    if let Err(why) = self.executor.run(&actor, *spec) {
+                    if let Some(why) = self.objection(&actor) {
+                        self.hold(&actor, Some(why));
+                    } else if let Err(why) = self.executor.run(&actor, *spec) {
                         self.agent.handle_run_failed(&actor, why);
                     }
                 }
@@ -445,6 +464,7 @@ impl EventLoop {
         let errors = self.errors.count(now);
         let mut report = self.reporter.report(&self.agent, &self.executor, errors);
         report.lease_rev = self.lease.sequence();
+        report.policy = Some(self.policy.enforced());
         for (actor, component) in &mut report.components {
             component.slots = self.claims.owned(actor).collect();
             component.lost = self.claims.lost(actor).collect();

@@ -5,6 +5,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use lattice_core::admission::{ComponentShape, MAX_COMPONENT_BYTES};
+use lattice_core::claims::Claim;
+use lattice_core::error::Problem;
 use lattice_core::id::{ActorId, Digest, ProviderId};
 use lattice_core::ownership::SlotId;
 use lattice_core::wire::assignment::{ComponentAssignment, ProviderAssignment};
@@ -100,6 +102,11 @@ impl Executor {
     pub(crate) fn run(&mut self, actor: &ActorId, spec: ComponentAssignment) -> Result<(), String> {
         let kept = self.actors.entry(actor.clone()).or_default();
         let Some(loaded) = kept.loaded.clone() else { return Err("its code is not loaded".to_owned()) };
+        if let Err(problem) = check_links(actor, &spec, loaded.claim()) {
+            self.stop(actor);
+            return Err(problem.line());
+        }
+        let kept = self.actors.entry(actor.clone()).or_default();
         let used = spec.links.iter().map(|link| &link.provider);
         let providers = used.filter_map(|id| Some((id.clone(), self.providers.get(id)?.clone()))).collect();
         self.metrics.set_instances(actor, spec.instances);
@@ -124,6 +131,17 @@ impl Executor {
         self.keepers.spawn(keeper.run());
         kept.keeper = Some(Handle { orders, slots: kept.slots.subscribe(), status });
         Ok(())
+    }
+
+    /// What the issuer of an actor's code says of it.
+    pub(crate) fn claim(&self, actor: &ActorId) -> Option<&Claim> {
+        self.actors.get(actor)?.loaded.as_ref()?.claim()
+    }
+
+    /// Whether an actor was let run with this code and not stopped since.
+    pub(crate) fn runs(&self, actor: &ActorId, digest: &Digest) -> bool {
+        let keeper = self.actors.get(actor).and_then(|kept| kept.keeper.as_ref());
+        keeper.is_some_and(|keeper| keeper.orders.borrow().order.as_ref().is_some_and(|order| order.spec.digest == *digest))
     }
 
     /// Lets an actor finish; its code and counts stay.
@@ -189,4 +207,10 @@ impl Executor {
     pub(crate) fn memory_in_use(&self) -> u64 {
         self.around.runtime.memory_in_use()
     }
+}
+
+/// Whether the claim of an actor allows the contract of each of its links.
+fn check_links(actor: &ActorId, spec: &ComponentAssignment, claim: Option<&Claim>) -> Result<(), Problem> {
+    let Some(claim) = claim else { return Ok(()) };
+    spec.links.iter().try_for_each(|link| claim.check_link(actor.as_str(), link.contract, &spec.image))
 }

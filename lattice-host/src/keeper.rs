@@ -19,6 +19,8 @@ use lattice_core::error::Problem;
 use lattice_core::id::{ActorId, HostName, LatticeName, LinkName, ProviderId};
 use lattice_core::link::{Delivery, KindSettings, MessagingSettings};
 use lattice_core::ownership::SlotId;
+use lattice_core::policy::effects::is_system;
+use lattice_core::policy::force::InForce;
 use lattice_core::subject::{self, SubjectPattern};
 use lattice_core::wire::assignment::{ComponentAssignment, LinkAssignment};
 use lattice_nats::{Connection, ConnectionState, Lattice};
@@ -39,7 +41,7 @@ use crate::ownership::claims::News;
 use crate::ownership::gate::Gate;
 use crate::providers::Instance;
 use crate::reason;
-use crate::runtime::{Actor, ActorSettings, Backend, BoundLink, Loaded, Runtime};
+use crate::runtime::{Actor, ActorSettings, Backend, BoundLink, Loaded, Runtime, Shield};
 use crate::status::{InletStatus, Status};
 use crate::supervision::Supervision;
 use slots::Slots;
@@ -58,6 +60,8 @@ pub(crate) struct Surroundings {
     pub(crate) host: HostName,
     pub(crate) dead_letters: DeadLetters,
     pub(crate) events: mpsc::Sender<Event>,
+    /// What policies leave actors.
+    pub(crate) shield: Arc<Shield>,
     /// How long work may finish that is told to end.
     pub(crate) grace: Duration,
 }
@@ -115,6 +119,8 @@ struct Bound {
     bucket: Option<Arc<LazyBucket>>,
     /// The server that a messaging link names, if it is not the host's own.
     server: Option<Connection>,
+    /// Whether that server had to be an internal one.
+    internal: bool,
 }
 
 /// An actor that takes work.
@@ -129,6 +135,8 @@ struct Running {
     calls: Inlet,
     /// Whether its messages go to slots.
     owned: bool,
+    /// Whether it is beyond policy.
+    system: bool,
 }
 
 /// The tasks that bring work in through one link.
@@ -206,7 +214,9 @@ impl Keeper {
 
     async fn obey(&self, running: Option<Running>, order: &Order) -> Option<Running> {
         let owned = slots::are_owned(&order.spec);
-        let running = if running.as_ref().is_some_and(|running| running.owned != owned) { self.end(running) } else { running };
+        let system = is_system(&order.spec);
+        let other = running.as_ref().is_some_and(|running| running.owned != owned || running.system != system);
+        let running = if other { self.end(running) } else { running };
         let bound = match self.bind(running.as_ref(), order).await {
             Ok(bound) => bound,
             Err(why) => return self.fail(running, why).await,
@@ -238,11 +248,15 @@ impl Keeper {
             let Some(instance) = order.providers.get(&spec.provider) else {
                 return Err(format!("provider {} does not run here", spec.provider));
             };
-            let known =
-                running.and_then(|running| running.bound.iter().find(|bound| bound.link.spec == *spec && bound.instance.is_same(instance)));
+            let force = self.around.shield.in_force();
+            let is_known = |bound: &&Bound| {
+                let same_rule = bound.server.is_none() || bound.internal == force.internal_only().is_some();
+                bound.link.spec == *spec && bound.instance.is_same(instance) && same_rule
+            };
+            let known = running.and_then(|running| running.bound.iter().find(is_known));
             bound.push(match known {
                 Some(known) => known.clone(),
-                None => bind(spec, instance).await?,
+                None => bind(spec, instance, &force).await?,
             });
         }
         Ok(bound)
@@ -268,7 +282,7 @@ impl Keeper {
         if !owned {
             self.take_calls(&mut calls, is_linked, self.target(&current));
         }
-        Running { number, current, loaded: order.loaded.clone(), bound: Vec::new(), inlets: BTreeMap::new(), linked, calls, owned }
+        Running { number, current, loaded: order.loaded.clone(), bound: Vec::new(), inlets: BTreeMap::new(), linked, calls, owned, system: is_system(&order.spec) }
     }
 
     fn take_calls(&self, inlet: &mut Inlet, linked: watch::Receiver<bool>, target: Target) {
@@ -472,12 +486,7 @@ fn links(bound: &[Bound]) -> Vec<BoundLink> {
 /// How many instances the actor may have here. A system actor has one: what it knows is in its memory, and a second instance
 /// would hear only half of what is told.
 fn instances(spec: &ComponentAssignment) -> u32 {
-    let is_system = |link: &LinkAssignment| match &link.settings.kind {
-        KindSettings::Messaging(settings) => settings.system,
-        KindSettings::Store(_) => true,
-        KindSettings::KeyValue(_) | KindSettings::HttpServer(_) | KindSettings::HttpClient => false,
-    };
-    if spec.links.iter().any(is_system) { spec.instances.min(1) } else { spec.instances }
+    if is_system(spec) { spec.instances.min(1) } else { spec.instances }
 }
 
 fn wide(instances: u32) -> usize {
@@ -485,15 +494,15 @@ fn wide(instances: u32) -> usize {
 }
 
 /// Gives a link what is at its other end.
-async fn bind(spec: &LinkAssignment, instance: &Instance) -> Result<Bound, String> {
+async fn bind(spec: &LinkAssignment, instance: &Instance, force: &InForce) -> Result<Bound, String> {
     let (mut bucket, mut server) = (None, None);
     let backend = match (&spec.settings.kind, instance) {
         (KindSettings::KeyValue(settings), Instance::KeyValue(store)) => {
             Backend::KeyValue(bucket.insert(Arc::new(LazyBucket::new(store.clone(), &settings.bucket))).clone())
         }
         (KindSettings::Messaging(settings), Instance::Messaging(pool)) => {
-            let backend = pool.backend(settings.cluster_uri.as_deref()).await;
-            let backend = backend.map_err(|problem| format!("link {}: {problem}", spec.name))?;
+            let backend = pool.backend(settings.cluster_uri.as_deref(), force).await;
+            let backend = backend.map_err(|problem| Problem { message: format!("link {}: {}", spec.name, problem.message), ..problem }.line())?;
             server = settings.cluster_uri.as_ref().map(|_| backend.connection().clone());
             Backend::Messaging(backend)
         }
@@ -501,7 +510,7 @@ async fn bind(spec: &LinkAssignment, instance: &Instance) -> Result<Bound, Strin
         (KindSettings::Store(_), Instance::Store(store)) => Backend::Store(store.clone()),
         _ => return Err(format!("provider {} does not serve {}", spec.provider, spec.contract)),
     };
-    Ok(Bound { link: BoundLink { spec: spec.clone(), backend }, instance: instance.clone(), bucket, server })
+    Ok(Bound { link: BoundLink { spec: spec.clone(), backend }, instance: instance.clone(), bucket, server, internal: force.internal_only().is_some() })
 }
 
 /// Shows while the server that a link names is away.

@@ -4,6 +4,7 @@
 //! * [`node`]: puts everything together. `event_loop` is the one task that decides, with `lattice_core::agent`; `executor`
 //!   and one `keeper` per actor carry it out; `delivery`, `http`, `calls` bring work in.
 //! * `ownership`: leases, claims, and effects that are stored as one; `supervision`: actors that fail again and again rest.
+//! * `trust`: whose code runs and whose policies are enforced; the warden is the task that owns the policies.
 //! * [`runtime`] runs components, [`capability`] is what they can call, [`compile`] the limited child that compiles.
 //!
 //! **Invariants.** One task owns the agent; tasks talk through bounded channels and "newest counts" cells; the event loop
@@ -47,3 +48,4 @@ mod status;
 mod supervision;
 mod sync;
 mod system_store;
+mod trust;

@@ -1,7 +1,7 @@
 //! Puts the host together, runs it, and takes it apart again.
 //!
 //! ```text
-//!             signals   sync (plan, connection)   requests   keepers (one per actor)   store
+//!        signals   sync (plan, connection)   warden (policies)   requests   keepers (one per actor)   store
 //!                 └────────────┴───────┬───────────┴──────────────┴─────────────────────┘
 //!                                      ▼ Event (bounded)
 //!                                 EventLoop ── Agent
@@ -34,7 +34,7 @@ use crate::admin;
 use crate::args::Args;
 use crate::config::{self, Config, Saved};
 use crate::dead_letter::DeadLetters;
-use crate::event_loop::{Event, EventLoop, Health, Outlets};
+use crate::event_loop::{Event, EventLoop, Health, Outlets, PolicyDesk};
 use crate::executor::Executor;
 use crate::identity::{self, DataDir};
 use crate::keeper::Surroundings;
@@ -49,9 +49,13 @@ use crate::recorder::{self, Origin, Recorder};
 use crate::reporter::{self, Reporter};
 use crate::requests;
 use crate::round_trip;
-use crate::runtime::{CompileLimits, Runtime, RuntimeConfig};
+use crate::runtime::{CompileLimits, Runtime, RuntimeConfig, Shield};
 use crate::store;
 use crate::sync;
+use crate::trust::admission::Admission;
+use crate::trust::clock::Clock;
+use crate::trust::ledger::Ledger;
+use crate::trust::warden::{Post, Warden};
 
 /// Events that wait for the loop; who has more to tell waits.
 const EVENT_QUEUE: usize = 256;
@@ -99,7 +103,31 @@ impl Node {
         let metrics = Metrics::new();
         let (recorder, recorded) = Recorder::new(origin.clone(), metrics.events_dropped.clone());
         let logs = Arc::new(LogRing::new(recorder.clone()));
-        let runtime = start_runtime(&config, &data_dir, logs.clone())?;
+        let (ledger, found) = Ledger::open(data_dir.path());
+        let (ledger, clock) = (Arc::new(ledger), Arc::new(Clock::new(found.floor_s)));
+        let shield = Shield::open();
+        let post = Post {
+            origin: origin.clone(),
+            labels: config.labels.clone(),
+            lattice: config.lattice.clone(),
+            keys: config.trust.policies.clone(),
+            preset: config.policy_default,
+            clock: clock.clone(),
+            ledger: ledger.clone(),
+            shield: shield.clone(),
+        };
+        // Nothing runs before what was kept is in force.
+        let mut warden = Warden::restore(post, found);
+        let admission = Admission {
+            trusted: config.trust.actors.clone(),
+            lattice: config.lattice.clone(),
+            clock,
+            ledger,
+            shield: shield.clone(),
+            recorder: recorder.clone(),
+        };
+        let desk = PolicyDesk::new(warden.told(false), shield.in_force(), !config.trust.policies.is_empty());
+        let runtime = start_runtime(&config, &data_dir, logs.clone(), admission, shield.clone())?;
         let connection = connect(&config, subject::connection_name(&origin.host, &origin.incarnation)).await?;
         let lattice = Lattice::new(connection.clone(), config.lattice.clone());
         let kept = read_kept(&data_dir.assignment_file(), &config);
@@ -121,6 +149,7 @@ impl Node {
                 bus: Arc::new(MessagingNats::new(connection.clone())),
             },
             events: events.clone(),
+            shield: shield.clone(),
             grace: config.drain,
         };
         let executor = Executor::new(around, Providers::new(connection, config.name.clone()), metrics.clone(), logs.clone());
@@ -129,6 +158,7 @@ impl Node {
         tokio::spawn(reporter::send(lattice.clone(), origin.clone(), reports));
         tokio::spawn(store::keep(data_dir.assignment_file(), config.lattice.clone(), to_keep, events.clone()));
         tokio::spawn(signals.watch(events.clone()));
+        tokio::spawn(warden.run(lattice.clone(), events.clone()).inspect(log_end("policies")));
         tokio::spawn(sync::run(lattice.clone(), origin.host.clone(), events.clone()).inspect(log_end("plan")));
         tokio::spawn(
             requests::run(lattice.clone(), origin.host.clone(), config.name.clone(), logs, events.clone()).inspect(log_end("requests")),
@@ -142,10 +172,11 @@ impl Node {
         let owned = (Claims::new(&origin, lattice.clone(), lease.clone(), events.clone()), lease);
 
         recorder.record(EventKind::Hello, format!("host {} joins", config.name), BTreeMap::new());
+        let trust = (shield, desk, config.trust.actors.clone());
         let agent = Agent::new(origin.host.clone(), origin.incarnation.clone());
         let outlets = Outlets { recorder: recorder.clone(), metrics, health, report, keep };
         let last =
-            EventLoop::new(agent, owned, executor, Reporter::new(origin.clone(), config, round_trips), outlets, kept).run(inbox).await;
+            EventLoop::new(agent, owned, executor, Reporter::new(origin.clone(), config, round_trips), outlets, trust, kept).run(inbox).await;
 
         recorder.record(EventKind::Bye, format!("host {} leaves", origin.name), BTreeMap::new());
         leaving.cancel();
@@ -159,7 +190,13 @@ impl Node {
     }
 }
 
-fn start_runtime(config: &Config, data_dir: &DataDir, logs: Arc<LogRing>) -> Result<Runtime, Problem> {
+fn start_runtime(
+    config: &Config,
+    data_dir: &DataDir,
+    logs: Arc<LogRing>,
+    admission: Admission,
+    shield: Arc<Shield>,
+) -> Result<Runtime, Problem> {
     let runtime = RuntimeConfig {
         cache_dir: data_dir.cache_dir(),
         max_instances: config.max_instances,
@@ -170,7 +207,7 @@ fn start_runtime(config: &Config, data_dir: &DataDir, logs: Arc<LogRing>) -> Res
         logs,
         thread_clock: true,
     };
-    Runtime::start(runtime).map_err(|error| failed("actors cannot be run here", &error))
+    Runtime::guarded(runtime, Arc::new(admission), shield).map_err(|error| failed("actors cannot be run here", &error))
 }
 
 /// Connects; a server that is away is waited for in the background, what can never work is an error.

@@ -6,6 +6,8 @@ use std::sync::{Arc, Weak};
 
 use lattice_core::error::Problem;
 use lattice_core::id::{HostName, ProviderId};
+use lattice_core::policy::force::InForce;
+use lattice_core::policy::rules::Point;
 use lattice_core::wire::assignment::{ProviderAssignment, ProviderKind};
 use lattice_nats::{ConnectOptions, Connection};
 use provider_api::ProviderError;
@@ -97,6 +99,8 @@ impl Providers {
 const CREDS: &str = "creds";
 /// Setting: certificates to trust of those servers.
 const TLS_CA: &str = "tls-ca";
+/// Port of a server that names none.
+const NATS_PORT: u16 = 4222;
 
 /// One messaging backend for each server that links name, shared by all links that name it.
 pub(crate) struct MessagingPool {
@@ -119,12 +123,15 @@ impl MessagingPool {
         }
     }
 
-    /// The backend for `cluster_uri`; without one, that of the host's own connection. Returns before a server answers.
+    /// The backend for `cluster_uri`; without one, that of the host's own connection. Returns before a server answers. Where
+    /// policy restricts the network to internal addresses, names are resolved here and those very addresses are connected to.
     ///
     /// # Errors
-    /// If the address or one of the files makes no sense.
-    pub(crate) async fn backend(&self, cluster_uri: Option<&str>) -> Result<Arc<MessagingNats>, Problem> {
+    /// If the address or one of the files makes no sense, or if policy forbids the address.
+    pub(crate) async fn backend(&self, cluster_uri: Option<&str>, force: &InForce) -> Result<Arc<MessagingNats>, Problem> {
         let Some(uri) = cluster_uri else { return Ok(self.own.clone()) };
+        let resolved = if force.internal_only().is_some() { Some(internal_addresses(uri, force).await?) } else { None };
+        let uri = resolved.as_deref().unwrap_or(uri);
         let mut others = self.others.lock().await;
         others.retain(|_, backend| backend.strong_count() > 0);
         if let Some(backend) = others.get(uri).and_then(Weak::upgrade) {
@@ -134,10 +141,69 @@ impl MessagingPool {
             creds: self.creds.clone(),
             tls_ca: self.tls_ca.clone(),
             retry_on_initial_connect: true,
+            // Servers that a server tells of would not have been looked at.
+            only_named_servers: resolved.is_some(),
             ..ConnectOptions::new(uri, &self.name)
         };
         let backend = Arc::new(MessagingNats::new(lattice_nats::connect(&options).await?));
         others.insert(uri.to_owned(), Arc::downgrade(&backend));
         Ok(backend)
+    }
+}
+
+/// `uri` with the addresses that its names stand for, all of which `force` must allow.
+async fn internal_addresses(uri: &str, force: &InForce) -> Result<String, Problem> {
+    let mut addresses = Vec::new();
+    for server in uri.split(',').map(str::trim) {
+        let (scheme, rest) = server.split_once("://").unwrap_or(("nats", server));
+        let (login, place) = rest.rsplit_once('@').map_or((None, rest), |(login, place)| (Some(login), place));
+        let place = place.trim_end_matches('/');
+        let has_port = place.rsplit_once(':').is_some_and(|(_, port)| !port.is_empty() && port.bytes().all(|b| b.is_ascii_digit()));
+        let target = if has_port { place.to_owned() } else { format!("{place}:{NATS_PORT}") };
+        let unresolved = |error: std::io::Error| Problem::nats_refused(server).caused_by(&error);
+        for address in tokio::net::lookup_host(&target).await.map_err(unresolved)? {
+            force.may_connect(address.ip()).map_err(|denied| denied.problem(Point::MessagingConsumer))?;
+            let login = login.map(|login| format!("{login}@")).unwrap_or_default();
+            addresses.push(format!("{scheme}://{login}{address}"));
+        }
+    }
+    Ok(addresses.join(","))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use lattice_core::policy::force::Preset;
+    use lattice_core::policy::{Bundle, SecurityPolicy};
+    use lattice_core::policy::scope::Scope;
+    use lattice_core::trust::PublicKey;
+    use lattice_core::trust::clock::Time;
+
+    fn internal_only() -> InForce {
+        let policy = SecurityPolicy::edge_default().unwrap();
+        let issuer = PublicKey::new(format!("A{}", "A".repeat(55))).unwrap();
+        let lattice = lattice_core::id::LatticeName::new("default").unwrap();
+        let bundle = Bundle {
+            policy, lattice, scope: Scope::All, issued_at: 0, not_before: 0, expires: 9, issuer, revoked_keys: Default::default(), allow_older: Default::default(),
+        };
+        InForce::of_bundles([&bundle], Preset::Open, Time::exact(1))
+    }
+
+    #[tokio::test]
+    async fn only_internal_addresses() {
+        let force = internal_only();
+        let check = async |uri: &str, expected: Result<&str, &str>| match (internal_addresses(uri, &force).await, expected) {
+            (Ok(found), Ok(expected)) => assert_eq!(found, expected),
+            (Err(problem), Err(part)) => assert!(problem.message.contains(part), "{uri}: {problem}"),
+            (found, _) => panic!("{uri}: {found:?}"),
+        };
+        check("nats://127.0.0.1:4222", Ok("nats://127.0.0.1:4222")).await;
+        check("10.0.0.7", Ok("nats://10.0.0.7:4222")).await;
+        check("tls://user:secret@192.168.1.1:7/", Ok("tls://user:secret@192.168.1.1:7")).await;
+        check("nats://[::1]:4222", Ok("nats://[::1]:4222")).await;
+        check("nats://8.8.8.8:4222", Err("8.8.8.8")).await;
+        check("nats://10.0.0.1:4222,nats://169.254.169.254", Err("169.254.169.254")).await;
+        let pool = internal_addresses("nats://1.1.1.1", &force).await.unwrap_err();
+        assert!(pool.message.starts_with("capability denied: wasmcloud:messaging"), "{pool}");
     }
 }

@@ -56,6 +56,8 @@ pub struct ConnectOptions {
     pub retry_on_initial_connect: bool,
     /// Patience with one server.
     pub timeout: Duration,
+    /// Connect to the servers in `url` and to none that those tell of.
+    pub only_named_servers: bool,
 }
 
 impl ConnectOptions {
@@ -68,6 +70,7 @@ impl ConnectOptions {
             name: name.into(),
             retry_on_initial_connect: false,
             timeout: DEFAULT_CONNECT_TIMEOUT,
+            only_named_servers: false,
         }
     }
 }
@@ -291,6 +294,7 @@ fn native_options(options: &ConnectOptions, watcher: Arc<Watcher>) -> Result<asy
             watcher.on_event(&event);
             std::future::ready(())
         });
+    let native = if options.only_named_servers { native.ignore_discovered_servers() } else { native };
     let native = if options.retry_on_initial_connect { native.retry_on_initial_connect() } else { native };
     let native = match &options.tls_ca {
         Some(path) => {

@@ -61,8 +61,8 @@ impl Lattice {
         &self.connection
     }
 
-    /// Makes what a lattice needs: buckets of desired state, verdicts and plan, the streams of events and leases, the artifact
-    /// store; in a cluster with three copies each. What is there already is checked and left alone.
+    /// Makes what a lattice needs: buckets of desired state, verdicts, plan and policies, the streams of events and leases, the
+    /// artifact store; in a cluster with three copies each. What is there already is checked and left alone.
     ///
     /// # Errors
     /// [`StoreError::Weaker`] names a stream that promises less than ours.
@@ -71,6 +71,7 @@ impl Lattice {
         for config in [self.desired_config(), self.verdict_config(), self.plan_config(), self.lease_config(), self.events_config()] {
             copies = safety::ensure(&self.connection, &config).await?.config.num_replicas;
         }
+        self.ensure_policies().await?;
         self.ensure_artifacts(copies).await
     }
 

@@ -8,6 +8,8 @@ use async_nats::jetstream::stream::{Config, Republish};
 use bytes::Bytes;
 use lattice_core::id::{ConfigName, Revision};
 use lattice_core::subject;
+use lattice_core::trust::clock::parse_utc;
+use serde::Deserialize;
 
 use crate::api::{self, Lookup};
 use crate::bucket::{self, Bucket};
@@ -27,6 +29,12 @@ pub struct StoredPolicy {
     pub document: Bytes,
     /// Where it stands.
     pub revision: Revision,
+}
+
+/// The part of an answer that says when it was given.
+#[derive(Deserialize)]
+struct Dated {
+    ts: Option<String>,
 }
 
 impl Lattice {
@@ -53,6 +61,17 @@ impl Lattice {
             .into_iter()
             .filter_map(|(key, (document, revision))| Some((subject::policy_of_key(&key)?, StoredPolicy { document, revision })));
         Ok(policies.collect())
+    }
+
+    /// What the server's clock shows, in seconds since 1970; none from a server that does not say.
+    ///
+    /// # Errors
+    /// [`StoreError::Nats`], also where nobody has made the lattice.
+    pub async fn server_time(&self) -> Result<Option<u64>, StoreError> {
+        let stream = subject::bucket_stream(&subject::desired_bucket(self.name()));
+        let answer = api::call::<_, Dated>(self.connection(), &format!("STREAM.INFO.{stream}"), &api::Nothing {}).await;
+        let dated = answer.map_err(StoreError::nats("asking the server for the time"))?;
+        Ok(dated.ts.and_then(|text| parse_utc(&text)))
     }
 
     /// The newest document of one policy, never older than what was committed before, and the revision on which a newer one

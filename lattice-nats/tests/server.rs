@@ -234,6 +234,7 @@ async fn a_host_may_not_change_what_others_do() {
         "$KV.LAT_default_DESIRED.app.a",
         "$KV.LAT_default_PLAN.head",
         "$KV.LAT_default_VERDICT.host.x",
+        "$KV.LAT_default_POLICY.edge",
         "lat.default.failover.status",
         "lat.default.changed.verdict.host.x",
         "$O.LAT_default_ARTIFACTS.M.x",

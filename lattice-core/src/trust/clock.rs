@@ -116,6 +116,23 @@ pub fn date(at_s: u64) -> String {
     format!("{year:04}-{month:02}-{day_of_month:02} {:02}:{:02}:{:02} UTC", second / 3600, second / 60 % 60, second % 60)
 }
 
+/// Seconds since 1970 of a time as servers write it, `2026-11-22T17:10:00.123456789Z`; fractions are cut off.
+pub fn parse_utc(text: &str) -> Option<u64> {
+    const ERA_DAYS: u64 = 146_097;
+    let (day, time) = text.strip_suffix('Z')?.split_once('T')?;
+    let mut numbers = day.splitn(3, '-').chain(time.split('.').next()?.splitn(3, ':')).map(|part| {
+        let plain = !part.is_empty() && part.len() <= 4 && part.bytes().all(|b| b.is_ascii_digit());
+        part.parse::<u64>().ok().filter(|_| plain)
+    });
+    let mut next = |least: u64, most: u64| numbers.next().flatten().filter(|number| (least..=most).contains(number));
+    let (year, month, day) = (next(1970, 9999)?, next(1, 12)?, next(1, 31)?);
+    let (hour, minute, second) = (next(0, 23)?, next(0, 59)?, next(0, 60)?);
+    let (year, month) = if month > 2 { (year, month - 3) } else { (year - 1, month + 9) };
+    let of_era = year % 400;
+    let days = year / 400 * ERA_DAYS + of_era * 365 + of_era / 4 - of_era / 100 + (153 * month + 2) / 5 + day - 1;
+    Some(days.checked_sub(719_468)? * 86_400 + hour * 3600 + minute * 60 + second)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -168,6 +185,21 @@ mod tests {
         let time = Time::exact(100);
         assert!(time.is_before(101) && !time.is_before(100));
         assert!(time.is_past(100) && !time.is_past(101));
+    }
+
+    #[test]
+    fn times_of_servers() {
+        let check = |text: &str, expected: Option<u64>| assert_eq!(parse_utc(text), expected, "{text}");
+        check("1970-01-01T00:00:00Z", Some(0));
+        check("2000-02-29T00:00:00.5Z", Some(951_782_400));
+        check("2026-11-22T17:10:00.123456789Z", Some(1_795_367_400));
+        check("2100-02-28T23:59:59Z", Some(4_107_542_399));
+        for bad in ["", "Z", "2026-11-22", "2026-11-22T17:10:00", "2026-13-22T17:10:00Z", "2026-11-22T17:10Z", "20260-1-1T0:0:0Z", "-1-1-1T0:0:0Z"] {
+            check(bad, None);
+        }
+        for at in [1, 86_399, 86_400, 1_000_000_000, 1_709_164_800, 1_709_251_199, 4_000_000_000] {
+            assert_eq!(parse_utc(&date(at).replace(" UTC", "Z").replace(' ', "T")), Some(at));
+        }
     }
 
     #[test]

@@ -18,11 +18,13 @@ use lattice_core::wire::report::{ComponentState, HostReport};
 
 use super::{Draft, late};
 use crate::connection::Session;
-use crate::error::Outcome;
+use crate::error::{CommandError, Outcome};
 use crate::output::Output;
 
 /// Patience with one host's last word on a change that it has applied.
 const INSPECT_TIMEOUT: Duration = Duration::from_secs(3);
+/// Exit code of what is not allowed.
+const DENIED_EXIT: u8 = 6;
 /// Between two looks at something that may yet be well.
 const INSPECT_AGAIN: Duration = Duration::from_millis(250);
 
@@ -115,6 +117,8 @@ impl Waited {
         let deadline = tokio::time::Instant::now() + patience;
         loop {
             match self.inspect_once(session, draft, plan).await {
+                // What is forbidden stays so by itself.
+                Err(CommandError::Problem(problem)) if problem.code.exit_code() == DENIED_EXIT => return Err(problem.into()),
                 Err(_) if tokio::time::Instant::now() + INSPECT_AGAIN < deadline => tokio::time::sleep(INSPECT_AGAIN).await,
                 ended => return ended,
             }
@@ -191,7 +195,24 @@ fn inspect_provider(provider: &ProviderId, reports: &[HostReport]) -> Result<(),
     }
 }
 
+/// What a host has forbidden, in its own words: they say what to do about it.
+fn forbidden(id: &str, host: &str, why: &str) -> Option<Problem> {
+    let codes = [
+        ("actor start failed: invalid claim", ErrorCode::InvalidClaim),
+        ("capability denied", ErrorCode::CapabilityDenied),
+        ("actor start failed: no policy", ErrorCode::Denied),
+        ("actor start failed: policy", ErrorCode::Denied),
+    ];
+    let (_, code) = codes.into_iter().find(|(start, _)| why.starts_with(start))?;
+    let mut problem = Problem::from_line(code, why);
+    problem.causes.push(format!("{id} on {host}"));
+    Some(problem)
+}
+
 fn start_failed(what: &str, id: &str, host: &str, why: &str, all: &[(String, String)]) -> Problem {
+    if let Some(problem) = forbidden(id, host, why) {
+        return problem;
+    }
     let mut problem = Problem::new(ErrorCode::Failed, format!("{what} start failed: {id} on {host}: {why}"));
     problem.causes = all.iter().skip(1).map(|(host, why)| format!("{host}: {why}")).collect();
     problem.hint(format!(

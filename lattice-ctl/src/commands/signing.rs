@@ -4,6 +4,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use lattice_core::claims::{Claim, sections, token};
 use lattice_core::error::{ErrorCode, Problem};
 use lattice_core::trust::envelope::{self, Purpose};
 use lattice_core::trust::{PublicKey, Verify};
@@ -12,6 +13,8 @@ use nkeys::KeyPair;
 use super::keys;
 use crate::problems;
 
+/// Characters of a token's id.
+const TOKEN_ID_CHARS: usize = 22;
 /// Bits of a key file's mode that let others in.
 const OTHERS: u32 = 0o077;
 
@@ -26,7 +29,7 @@ impl Verify for Nkeys {
 }
 
 /// A key that can sign.
-pub(super) struct Signer {
+pub(crate) struct Signer {
     pair: KeyPair,
     public: PublicKey,
 }
@@ -36,7 +39,7 @@ impl Signer {
     ///
     /// # Errors
     /// With the command that makes a key, or makes it private.
-    pub(super) fn read(path: &Path, purpose: Purpose) -> Result<Self, Problem> {
+    pub(crate) fn read(path: &Path, purpose: Purpose) -> Result<Self, Problem> {
         let pair = keys::read(path).map_err(|problem| match problem.code {
             ErrorCode::NotFound => problem.hint("lattice-ctl keys gen account makes one"),
             _ => problem,
@@ -53,7 +56,7 @@ impl Signer {
     }
 
     /// Its public part.
-    pub(super) fn public(&self) -> &PublicKey {
+    pub(crate) fn public(&self) -> &PublicKey {
         &self.public
     }
 
@@ -69,8 +72,20 @@ impl Signer {
     }
 }
 
+/// The component with claim and token; what was signed before must be gone from it.
+pub(crate) fn sign_component(mut component: Vec<u8>, claim: &Claim, signer: &Signer) -> Result<Vec<u8>, Problem> {
+    sections::append(&mut component, sections::CLAIM_SECTION, &signer.seal(Purpose::Claim, &claim.encode())?);
+    // The token covers the claim as well.
+    let hash = sections::token_hash(&component).map_err(|error| problems::usage(format!("signing failed: {error}")))?;
+    let id: String = KeyPair::new_user().public_key().chars().rev().take(TOKEN_ID_CHARS).collect();
+    let unsigned = token::unsigned(claim, &hash, &id);
+    let signature = signer.sign(unsigned.as_bytes())?;
+    sections::append(&mut component, sections::TOKEN_SECTION, token::signed(&unsigned, &signature).as_bytes());
+    Ok(component)
+}
+
 /// The public key that `text` is, or that the key file of that name holds.
-pub(super) fn public_key(text: &str) -> Result<PublicKey, Problem> {
+pub(crate) fn public_key(text: &str) -> Result<PublicKey, Problem> {
     if let Ok(key) = PublicKey::new(text) {
         return match KeyPair::from_public_key(key.as_str()) {
             Ok(_) => Ok(key),
@@ -86,7 +101,7 @@ pub(super) fn public_key(text: &str) -> Result<PublicKey, Problem> {
 }
 
 /// The public part of a key.
-pub(super) fn public(pair: &KeyPair) -> Result<PublicKey, Problem> {
+pub(crate) fn public(pair: &KeyPair) -> Result<PublicKey, Problem> {
     PublicKey::new(pair.public_key()).map_err(|error| problems::usage(format!("{error}: this kind of key signs nothing here")))
 }
 
@@ -96,7 +111,7 @@ pub(super) fn key_file(named: Option<&Path>, folder: &Path, default: &str) -> Pa
 }
 
 /// Seconds since 1970.
-pub(super) fn now_s() -> u64 {
+pub(crate) fn now_s() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
 }
 

@@ -1,6 +1,6 @@
 //! `up`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
 use std::process::Stdio;
@@ -9,20 +9,24 @@ use std::time::Duration;
 use clap::{Args, ValueEnum};
 use lattice_core::error::{ErrorCode, Problem};
 use lattice_core::id::{HostId, HostName, LatticeName, Region};
+use lattice_core::policy::force::Preset;
 use lattice_core::subject::SubjectPattern;
 use lattice_core::system::SystemActor;
+use lattice_core::trust::{KeyKind, PublicKey};
 use lattice_nats::server::find_server;
 use rustix::process::Signal;
 use serde::Serialize;
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::process::{Child, Command};
 
+use super::signing;
 use super::supervise::Started;
 use crate::args;
 use crate::connection::{ConnectionArgs, environment};
 use crate::error::{CommandError, Outcome};
 use crate::local::folder::Folder;
 use crate::local::hosts;
+use crate::local::notary::Trust;
 use crate::local::process::Process;
 use crate::local::settings::{ServerSettings, Settings, Turns};
 use crate::local::state::State;
@@ -51,6 +55,7 @@ Examples:
   lattice-ctl up --detach
   lattice-ctl up --detach --hosts 2 --label region=ap-east-1
   lattice-ctl up --detach --hosts 4 --region ap-east-1,us-west-1 --cpu-capacity 2000 --memory-capacity 512,256
+  lattice-ctl up --detach --trust-issuer keys/account.nk --policy-default deny
   lattice-ctl up --lattice test --nats-port 0 --data-dir /tmp/test      # a second one beside it
   lattice-ctl up --nats-host nats://cloud-nats:4222 --nats-nseed ./keys/nats-edge.nk --label region=ap-east-1 --label tier=edge")]
 pub(crate) struct Up {
@@ -99,9 +104,58 @@ pub(crate) struct Up {
     no_restart: bool,
 
     #[command(flatten)]
+    trust: TrustArgs,
+    #[command(flatten)]
     server: ServerArgs,
     #[command(flatten)]
     connection: ConnectionArgs,
+}
+
+/// Flags about whom the hosts trust.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Trust")]
+struct TrustArgs {
+    /// Run only actors, and enforce only policies, that these accounts have signed: public keys or key files; `off` runs unsigned
+    /// ones, too [default: as it was started before, at first off]
+    #[arg(long, value_name = "KEY", value_delimiter = ',')]
+    trust_issuer: Vec<String>,
+
+    /// Key file that signs lattice's own actors [default: a key of the lattice, made in the data folder]
+    #[arg(long, value_name = "KEYFILE")]
+    issuer: Option<PathBuf>,
+
+    /// What hosts allow before a first policy reaches them: everything, or nothing [default: open]
+    #[arg(long, value_enum, value_name = "HOW")]
+    policy_default: Option<PolicyDefault>,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum PolicyDefault {
+    /// Everything that links give, for development
+    Open,
+    /// Nothing, for a fleet
+    Deny,
+}
+
+impl TrustArgs {
+    fn trust(&self) -> Result<Trust, Problem> {
+        if self.issuer.is_some() && self.trust_issuer.is_empty() {
+            return Err(problems::usage("--issuer signs lattice's own actors for hosts that ask for it: give --trust-issuer, too"));
+        }
+        let named = self.trust_issuer.iter().map(|text| text.trim()).filter(|text| *text != "off");
+        let issuers: BTreeSet<PublicKey> = named.map(signing::public_key).collect::<Result<_, _>>()?;
+        if let Some(other) = issuers.iter().find(|key| key.kind() != KeyKind::Account) {
+            let message = format!("--trust-issuer {other} is a key of kind `{}`: actors are signed with account keys", other.kind().as_str());
+            return Err(problems::usage(message).hint("lattice-ctl keys gen account"));
+        }
+        let absolute = |path: &PathBuf| std::path::absolute(path).unwrap_or_else(|_| path.clone());
+        let preset = self.policy_default.map(|preset| match preset {
+            PolicyDefault::Open => Preset::Open,
+            PolicyDefault::Deny => Preset::Deny,
+        });
+        let issuers = (!self.trust_issuer.is_empty()).then_some(issuers);
+        Ok(Trust { issuers, signer: self.issuer.as_ref().map(absolute), preset })
+    }
 }
 
 /// Flags of a server of our own.
@@ -211,6 +265,7 @@ impl Up {
             },
             system: self.system()?,
             restart: !self.no_restart,
+            trust: self.trust.trust()?,
         })
     }
 

@@ -6,9 +6,12 @@ use std::process::Stdio;
 
 use lattice_core::error::{ErrorCode, Problem};
 use lattice_core::id::HostName;
+use lattice_core::policy::force::Preset;
+use lattice_core::trust::PublicKey;
 use tokio::process::{Child, Command};
 
 use super::folder::Folder;
+use super::notary::Trust;
 use super::settings::Settings;
 use super::system::CONTROL_LABEL;
 use crate::connection::environment;
@@ -19,7 +22,7 @@ const PROGRAM: &str = "lattice-host";
 /// Names the program before any other place is looked at.
 const PROGRAM_VARIABLE: &str = "LATTICE_HOST_BIN";
 /// Settings that a host would take from the environment; ours are given as flags.
-const HOST_VARIABLES: [&str; 9] = [
+const HOST_VARIABLES: [&str; 12] = [
     "LATTICE_NATS_URL",
     "LATTICE_CREDS",
     "LATTICE_TLS_CA",
@@ -28,6 +31,9 @@ const HOST_VARIABLES: [&str; 9] = [
     "LATTICE_DATA_DIR",
     "LATTICE_CPU_CAPACITY",
     "LATTICE_MEMORY_CAPACITY",
+    "LATTICE_TRUST_ACTORS",
+    "LATTICE_TRUST_POLICIES",
+    "LATTICE_POLICY_DEFAULT",
     "WASMCLOUD_LATTICE",
 ];
 /// Highest number in a host's name.
@@ -89,6 +95,8 @@ pub(crate) struct Access {
     pub(crate) tls_ca: Option<PathBuf>,
     /// Whether it may do what a host of the control plane's actors has to.
     pub(crate) control: bool,
+    /// The key that signs lattice's own actors.
+    pub(crate) notary: Option<PublicKey>,
 }
 
 /// Starts the host with this number, counted from 0, in a process group of its own, so that Ctrl-C reaches only whoever looks after it.
@@ -115,7 +123,7 @@ pub(crate) fn spawn(name: &HostName, number: usize, settings: &Settings, access:
         let (label, value) = CONTROL_LABEL;
         command.arg("--label").arg(format!("{label}={value}"));
     }
-    command.args(settings.turns.flags(number));
+    command.args(settings.turns.flags(number)).args(trust_flags(&settings.trust, access.notary.as_ref()));
     for variable in HOST_VARIABLES {
         command.env_remove(variable);
     }
@@ -123,9 +131,42 @@ pub(crate) fn spawn(name: &HostName, number: usize, settings: &Settings, access:
     command.spawn().map_err(|error| problems::path("host program", &settings.host_program, &error))
 }
 
+/// Flags of the program that say whom to trust.
+fn trust_flags(trust: &Trust, notary: Option<&PublicKey>) -> Vec<String> {
+    let list = |keys: Vec<&PublicKey>| match keys.as_slice() {
+        [] => "off".to_owned(),
+        keys => keys.iter().map(|key| key.as_str()).collect::<Vec<_>>().join(","),
+    };
+    let mut flags = Vec::new();
+    if let Some(issuers) = &trust.issuers {
+        flags.extend(["--trust-actors".to_owned(), list(issuers.iter().chain(notary).collect())]);
+        flags.extend(["--trust-policies".to_owned(), list(issuers.iter().collect())]);
+    }
+    if let Some(preset) = trust.preset {
+        let word = match preset {
+            Preset::Open => "open",
+            Preset::Deny => "deny",
+        };
+        flags.extend(["--policy-default".to_owned(), word.to_owned()]);
+    }
+    flags
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn policies_are_signed_by_whom_the_operator_names_and_nobody_else() {
+        let key = |letter: &str| PublicKey::new(format!("A{}", letter.repeat(55))).unwrap();
+        let (named, own) = (key("A"), key("B"));
+        let trust = Trust { issuers: Some([named.clone()].into()), preset: Some(Preset::Deny), signer: None };
+        let expected = format!("--trust-actors {named},{own} --trust-policies {named} --policy-default deny");
+        assert_eq!(trust_flags(&trust, Some(&own)).join(" "), expected);
+        let off = Trust { issuers: Some([].into()), ..Trust::default() };
+        assert_eq!(trust_flags(&off, None).join(" "), "--trust-actors off --trust-policies off");
+        assert!(trust_flags(&Trust::default(), None).is_empty());
+    }
 
     #[test]
     fn names_are_kept_and_never_somebody_elses() {

@@ -9,6 +9,8 @@ use lattice_core::subject::SubjectPattern;
 use lattice_core::system::SystemActor;
 use serde::{Deserialize, Serialize};
 
+use super::notary::Trust;
+
 /// What to start and where. Goes from `up` to the supervisor's process as it is.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Settings {
@@ -32,6 +34,8 @@ pub(crate) struct Settings {
     pub(crate) system: BTreeMap<SystemActor, PathBuf>,
     /// Whether what ends by itself is started again.
     pub(crate) restart: bool,
+    /// Whom the hosts trust.
+    pub(crate) trust: Trust,
 }
 
 /// Values of which the first host gets the first, the second the second, and so on, from the beginning again after the last.

@@ -31,6 +31,7 @@ use tokio::time::Instant;
 use super::context;
 use super::folder::Folder;
 use super::hosts::{self, Access};
+use super::notary::Notary;
 use super::process::Process;
 use super::restart::Restart;
 use super::settings::{ServerSettings, Settings};
@@ -114,6 +115,8 @@ struct Supervisor {
     state: State,
     /// Whether only hosts with the label of ours may run lattice's own actors.
     guarded: bool,
+    /// Signs lattice's own actors where hosts want that.
+    notary: Option<Notary>,
     /// Given back when everything has ended.
     _lock: File,
 }
@@ -131,6 +134,8 @@ impl Supervisor {
             tls_ca: None,
             hosts: Vec::new(),
         };
+        settings.trust = std::mem::take(&mut settings.trust).settled(&folder)?;
+        let notary = Notary::open(&folder, &settings.trust)?;
         let mut server = None;
         if let Some(started) = launch(&settings).await? {
             state.nats_url = started.url();
@@ -149,7 +154,7 @@ impl Supervisor {
             state.tls_ca.clone_from(tls_ca);
         }
         let (server_restart, host_restarts, ends) = (Restart::default(), Vec::new(), JoinSet::new());
-        Ok(Self { settings, folder, server, server_restart, host_restarts, ends, state, guarded: false, _lock: lock })
+        Ok(Self { settings, folder, server, server_restart, host_restarts, ends, state, guarded: false, notary, _lock: lock })
     }
 
     /// Makes the lattice on the server, starts the hosts, and gives them their part of the plan.
@@ -230,7 +235,8 @@ impl Supervisor {
     }
 
     async fn commit_plan(&self, session: &Session, components: &BTreeMap<SystemActor, PathBuf>, output: &Output) -> Outcome {
-        let wanted = Wanted::prepare_all(session, components, self.state.hosts.len(), self.guarded).await?;
+        let signed = self.signed(components)?;
+        let wanted = Wanted::prepare_all(session, &signed, self.state.hosts.len(), self.guarded).await?;
         // The scheduler is not there yet.
         let how = ChangeArgs { local_plan: true, ..ChangeArgs::default() };
         let writer = Writer { session, output, how: &how, wait: None };
@@ -247,6 +253,12 @@ impl Supervisor {
             self.until_welcome(session).await?;
         }
         Ok(())
+    }
+
+    /// The components as the hosts want them: signed, or as they were built.
+    fn signed(&self, components: &BTreeMap<SystemActor, PathBuf>) -> Result<BTreeMap<SystemActor, PathBuf>, Problem> {
+        let Some(notary) = &self.notary else { return Ok(components.clone()) };
+        components.iter().map(|(actor, path)| Ok((*actor, notary.sign(*actor, path)?))).collect()
     }
 
     /// Waits until none of our hosts is kept from work because of an earlier start, which takes a few heartbeats. One that
@@ -274,7 +286,8 @@ impl Supervisor {
     fn start_host(&mut self, index: usize) -> Result<(), Problem> {
         let own_creds = matches!(self.settings.server, ServerSettings::Own { .. });
         let creds = self.state.creds.clone().map(|creds| if own_creds { self.folder.creds("control") } else { creds });
-        let access = Access { url: self.state.nats_url.clone(), creds, tls_ca: self.state.tls_ca.clone(), control: self.guarded };
+        let notary = self.notary.as_ref().map(|notary| notary.public().clone());
+        let access = Access { url: self.state.nats_url.clone(), creds, tls_ca: self.state.tls_ca.clone(), control: self.guarded, notary };
         let Some(host) = self.state.hosts.get_mut(index) else { return Ok(()) };
         let mut child = hosts::spawn(&host.name, index, &self.settings, &access, &self.folder)?;
         host.process = child.id().and_then(Process::of);

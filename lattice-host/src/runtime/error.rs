@@ -12,6 +12,7 @@ use lattice_core::error::{ErrorCode, Problem};
 use lattice_core::id::Digest;
 use lattice_core::policy::force::Denied;
 use lattice_core::policy::rules::Point;
+use lattice_core::trust::PublicKey;
 
 use super::cache::CacheError;
 use super::compiler::CompileError;
@@ -103,19 +104,24 @@ impl LoadError {
         match self {
             Self::Digest { .. } | Self::Precompiled | Self::Admission(_) | Self::Link(LinkFault::Unfit(_)) => true,
             Self::Compile(error) => error.is_lasting(),
-            // Time passes, policies change.
-            Self::Fetch { .. } | Self::Link(LinkFault::Missing(_)) | Self::Claim { .. } | Self::Stopping => false,
+            Self::Claim { refused, .. } => is_lasting(refused),
+            Self::Fetch { .. } | Self::Link(LinkFault::Missing(_)) | Self::Stopping => false,
         }
     }
 
     /// The error as the user of `actor`, whose code came from `image`, shall see it.
     pub fn problem(&self, actor: &str, image: &str) -> Problem {
+        self.problem_for(actor, image, &BTreeSet::new())
+    }
+
+    /// The same where `issuers` are trusted.
+    pub(crate) fn problem_for(&self, actor: &str, image: &str, issuers: &BTreeSet<PublicKey>) -> Problem {
         match self {
             Self::Fetch { .. } | Self::Digest { .. } => Problem::actor_image(image, self).caused_by_source(self),
             Self::Link(LinkFault::Missing(missing)) => Problem::link_not_found(actor, &missing.join(", ")),
             Self::Precompiled | Self::Admission(_) | Self::Link(LinkFault::Unfit(_)) => self.invalid(image),
             Self::Compile(error) if error.is_lasting() => self.invalid(image),
-            Self::Claim { refused, carried } => refused.problem(image, carried.as_deref(), &BTreeSet::new()),
+            Self::Claim { refused, carried } => refused.problem(image, carried.as_deref(), issuers),
             Self::Compile(_) | Self::Stopping => {
                 Problem::new(ErrorCode::Failed, format!("actor start failed: {self}")).caused_by_source(self)
             }
@@ -125,6 +131,26 @@ impl LoadError {
     fn invalid(&self, image: &str) -> Problem {
         Problem::new(ErrorCode::InvalidComponent, format!("actor start failed: invalid component: {image}: {self}"))
             .hint("build it with `cargo build --target wasm32-wasip2 --release`; `wasm-tools component wit FILE` shows what it imports and exports")
+    }
+}
+
+/// Whether the same code is refused for as long as the host runs: neither time nor a policy changes that.
+fn is_lasting(refused: &Refused) -> bool {
+    match refused {
+        Refused::Unsigned { .. }
+        | Refused::Sections(_)
+        | Refused::Malformed { .. }
+        | Refused::WrongKey { .. }
+        | Refused::Foreign { .. }
+        | Refused::Signature { .. }
+        | Refused::Tampered { .. }
+        | Refused::Token { .. }
+        | Refused::OtherLattice { .. } => true,
+        Refused::Revoked { .. }
+        | Refused::NotYetValid { .. }
+        | Refused::Expired { .. }
+        | Refused::Older { .. }
+        | Refused::Equivocal { .. } => false,
     }
 }
 

@@ -14,4 +14,5 @@ mod lifecycle;
 mod links;
 mod owned;
 mod system;
+mod trust;
 mod world;

@@ -10,3 +10,4 @@ mod code;
 mod http;
 mod limits;
 mod links;
+mod trust;

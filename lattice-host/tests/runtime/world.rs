@@ -13,8 +13,8 @@ use lattice_core::id::{ActorId, Digest, LinkName, ProviderId};
 use lattice_core::link::LinkSpec;
 use lattice_core::wire::assignment::{InstancePolicy, Limits, LinkAssignment};
 use lattice_host::runtime::{
-    Actor, ActorSettings, Backend, BoundLink, CompileLimits, InvokeError, LoadError, Loaded, LogLevel, LogSink, ReplyRoute, Runtime,
-    RuntimeConfig,
+    Actor, ActorSettings, Backend, BoundLink, CompileLimits, Gatekeeper, InvokeError, LoadError, Loaded, LogLevel, LogSink, ReplyRoute,
+    Runtime, RuntimeConfig, Shield,
 };
 use provider_api::keyvalue::{Bucket, KeyPage};
 use provider_api::messaging::{Inbox, Message, Messaging, Subscription};
@@ -170,6 +170,15 @@ impl World {
         config.logs = log.clone();
         adjust(&mut config);
         Self { runtime: Runtime::start(config).unwrap(), bucket: Arc::default(), bus: Arc::default(), log, dir }
+    }
+
+    /// A runtime with a gate and policies.
+    pub(crate) fn guarded(gate: Arc<dyn Gatekeeper>, shield: Arc<Shield>) -> Self {
+        let mut world = Self::new();
+        let mut config = config(world.dir.path().join("cache"));
+        config.logs = world.log.clone();
+        world.runtime = Runtime::guarded(config, gate, shield).unwrap();
+        world
     }
 
     pub(crate) async fn load(&self, wasm: Bytes) -> Result<Loaded, LoadError> {

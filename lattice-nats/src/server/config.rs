@@ -184,6 +184,8 @@ fn permissions(policy: &UserPolicy, disconnects: &str, trust: Trust) -> String {
     publish.extend(extra());
     let mut denied = vec![
         subject::bucket_key(&subject::desired_bucket(lattice), ">"),
+        // Policies are the policy admin's alone; hosts verify them, and nobody shall put others in their place.
+        subject::bucket_key(&subject::policy_bucket(lattice), ">"),
         // The durable consumers of the public stream are the operator's.
         format!("$JS.API.CONSUMER.CREATE.{edge}"),
         format!("$JS.API.CONSUMER.CREATE.{edge}.>"),

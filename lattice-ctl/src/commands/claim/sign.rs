@@ -8,7 +8,7 @@ use clap::Args;
 use lattice_core::admission::ComponentShape;
 use lattice_core::claims::marks::Marks;
 use lattice_core::claims::sections::{self, Carried};
-use lattice_core::claims::{Claim, Rules, Version, token, verify};
+use lattice_core::claims::{Claim, Rules, Version, verify};
 use lattice_core::contract::Contract;
 use lattice_core::error::{ErrorCode, Problem};
 use lattice_core::id::LatticeName;
@@ -26,8 +26,6 @@ use crate::problems;
 
 /// Validity of a claim for which none was given.
 const DEFAULT_EXPIRES: &str = "365d";
-/// Characters of a token's id.
-const TOKEN_ID_CHARS: usize = 22;
 
 /// Sign an actor's code: its name, version, what it may be linked to, and until when
 ///
@@ -97,7 +95,7 @@ impl Sign {
         let before = Carried::read(&artifact.bytes).ok().and_then(|carried| carried.unverified());
         let signer = Signer::read(&key_file(self.issuer.as_deref(), &self.dir, "account"), Purpose::Claim)?;
         let claim = self.claim(&bare, &artifact.shape, before, signer.public())?;
-        let signed = sign(bare, &claim, &signer)?;
+        let signed = signing::sign_component(bare, &claim, &signer)?;
         let carried = carried(&self.file, &signed)?;
         check(&carried, &claim)?;
         let path = self.destination.as_deref().unwrap_or(&self.file);
@@ -170,18 +168,6 @@ fn used(shape: &ComponentShape) -> BTreeSet<String> {
 
 fn unlisted(claim: &Claim, shape: &ComponentShape) -> Vec<String> {
     used(shape).into_iter().filter(|text| Contract::parse(text).is_ok_and(|contract| !claim.allows(contract))).collect()
-}
-
-/// The component with claim and token.
-fn sign(mut component: Vec<u8>, claim: &Claim, signer: &Signer) -> Result<Vec<u8>, Problem> {
-    sections::append(&mut component, sections::CLAIM_SECTION, &signer.seal(Purpose::Claim, &claim.encode())?);
-    // The token covers the claim as well.
-    let hash = sections::token_hash(&component).map_err(|error| problems::usage(format!("signing failed: {error}")))?;
-    let id: String = KeyPair::new_user().public_key().chars().rev().take(TOKEN_ID_CHARS).collect();
-    let unsigned = token::unsigned(claim, &hash, &id);
-    let signature = signer.sign(unsigned.as_bytes())?;
-    sections::append(&mut component, sections::TOKEN_SECTION, token::signed(&unsigned, &signature).as_bytes());
-    Ok(component)
 }
 
 /// Whether a host that trusts the issuer would take it, now or when it becomes valid.

@@ -1,0 +1,127 @@
+//! What the host has seen, in two files of its data directory: `marks.json` (the highest versions of code and of policies,
+//! and a time that has passed) and `policies.json` (the policies themselves). One tells of the loss of the other.
+
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use lattice_core::claims::marks::Marks as ClaimMarks;
+use lattice_core::policy::accept::{Documents, Marks as PolicyMarks, Stored};
+use serde::{Deserialize, Serialize};
+use serde::de::DeserializeOwned;
+
+use crate::disk;
+
+/// Largest file in bytes: as many policies as a host keeps, each as large as one may be, escaped.
+const MAX_BYTES: u64 = 128 * 1024 * 1024;
+
+/// The content of `marks.json`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+struct Seen {
+    #[serde(default)]
+    claims: ClaimMarks,
+    #[serde(default)]
+    policies: PolicyMarks,
+    #[serde(default)]
+    floor_s: u64,
+}
+
+/// The files. One value for all who write.
+#[derive(Debug)]
+pub(crate) struct Ledger {
+    marks_file: PathBuf,
+    policies_file: PathBuf,
+    seen: Mutex<Seen>,
+}
+
+/// What was on disk when the host started.
+#[derive(Debug)]
+pub(crate) struct Found {
+    pub(crate) marks: Stored<PolicyMarks>,
+    pub(crate) documents: Stored<Documents>,
+    pub(crate) floor_s: u64,
+}
+
+impl Ledger {
+    /// Reads the files in `folder`. Blocks on the disk.
+    pub(crate) fn open(folder: &Path) -> (Self, Found) {
+        let (marks_file, policies_file) = (folder.join("marks.json"), folder.join("policies.json"));
+        let (seen, marks) = match read::<Seen>(&marks_file) {
+            Stored::Absent => (Seen::default(), Stored::Absent),
+            Stored::Unreadable(why) => (Seen::default(), Stored::Unreadable(why)),
+            Stored::Found(seen) => (seen.clone(), Stored::Found(seen.policies)),
+        };
+        let found = Found { marks, documents: read(&policies_file), floor_s: seen.floor_s };
+        (Self { marks_file, policies_file, seen: Mutex::new(seen) }, found)
+    }
+
+    /// Lets `judge` look at the versions of code that were seen; writes them if it says that it has raised one. Blocks on the
+    /// disk.
+    pub(crate) fn judge_code<T>(&self, judge: impl FnOnce(&mut ClaimMarks) -> (T, bool)) -> (T, std::io::Result<()>) {
+        let mut seen = self.lock();
+        let (verdict, raised) = judge(&mut seen.claims);
+        (verdict, if raised { self.write_marks(&seen) } else { Ok(()) })
+    }
+
+    /// Keeps what was verified. The policies come first: a mark without its policy would mean that one was lost. Blocks on the
+    /// disk.
+    pub(crate) fn keep_policies(&self, marks: &PolicyMarks, documents: &Documents, floor_s: u64) -> std::io::Result<()> {
+        disk::replace(&self.policies_file, &serde_json::to_vec(documents)?)?;
+        let mut seen = self.lock();
+        seen.policies.clone_from(marks);
+        seen.floor_s = seen.floor_s.max(floor_s);
+        self.write_marks(&seen)
+    }
+
+    /// Keeps a time that has passed. Blocks on the disk.
+    pub(crate) fn keep_floor(&self, floor_s: u64) -> std::io::Result<()> {
+        let mut seen = self.lock();
+        if floor_s <= seen.floor_s {
+            return Ok(());
+        }
+        seen.floor_s = floor_s;
+        self.write_marks(&seen)
+    }
+
+    fn write_marks(&self, seen: &Seen) -> std::io::Result<()> {
+        disk::replace(&self.marks_file, &serde_json::to_vec(seen)?)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Seen> {
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn read<T: DeserializeOwned>(path: &Path) -> Stored<T> {
+    match disk::read(path, MAX_BYTES) {
+        Ok(None) => Stored::Absent,
+        Ok(Some(content)) => match serde_json::from_slice(&content) {
+            Ok(value) => Stored::Found(value),
+            Err(error) => Stored::Unreadable(format!("{}: {error}", path.display())),
+        },
+        Err(error) => Stored::Unreadable(format!("{}: {error}", path.display())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn absent_unreadable_and_found_are_three() {
+        let folder = tempfile::tempdir().unwrap();
+        let (ledger, found) = Ledger::open(folder.path());
+        assert_eq!((found.marks, found.documents, found.floor_s), (Stored::Absent, Stored::Absent, 0));
+        ledger.keep_policies(&PolicyMarks::default(), &Documents::default(), 7).unwrap();
+        ledger.keep_floor(5).unwrap();
+        let (_, found) = Ledger::open(folder.path());
+        assert_eq!((found.marks, found.floor_s), (Stored::Found(PolicyMarks::default()), 7));
+        for name in ["marks.json", "policies.json"] {
+            let path = folder.path().join(name);
+            let whole = std::fs::read(&path).unwrap();
+            std::fs::write(&path, &whole[..whole.len() / 2]).unwrap();
+        }
+        let (_, found) = Ledger::open(folder.path());
+        assert!(matches!(found.marks, Stored::Unreadable(why) if why.contains("marks.json")));
+        assert!(matches!(found.documents, Stored::Unreadable(why) if why.contains("policies.json")));
+    }
+}

@@ -1,0 +1,377 @@
+//! Signed actors and policies in force: what one host does about them, with and without a network.
+
+use std::collections::BTreeSet;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use bytes::Bytes;
+use lattice_core::claims::sections::{self, CLAIM_SECTION, Carried};
+use lattice_core::claims::{Claim, Permit};
+use lattice_core::id::{ActorId, ConfigName, HostId, LatticeName, Revision};
+use lattice_core::policy::rules::Rule;
+use lattice_core::policy::scope::Scope;
+use lattice_core::policy::{Bundle, SecurityPolicy};
+use lattice_core::trust::PublicKey;
+use lattice_core::trust::envelope::{Purpose, seal, signed_bytes};
+use lattice_core::wire::assignment::ProviderKind;
+use lattice_core::wire::event::EventKind;
+use lattice_core::wire::report::{ComponentState, HostReport};
+use nkeys::KeyPair;
+use rustix::process::Signal;
+
+use crate::world::{HostProcess, World, actor, event, eventually, program};
+
+/// Who signs.
+struct Issuer {
+    pair: KeyPair,
+    key: PublicKey,
+}
+
+impl Issuer {
+    fn new() -> Self {
+        let pair = KeyPair::new_account();
+        let key = PublicKey::new(pair.public_key()).unwrap();
+        Self { pair, key }
+    }
+
+    fn seal(&self, purpose: Purpose, body: &[u8]) -> Vec<u8> {
+        seal(&self.key, &self.pair.sign(&signed_bytes(purpose, body)).unwrap(), body)
+    }
+
+    /// A program with a claim, which `edit` may change before it is signed.
+    fn sign(&self, name: &str, edit: impl FnOnce(&mut Claim)) -> Bytes {
+        let mut wasm = program(name).to_vec();
+        let mut claim = Claim {
+            name: name.to_owned(),
+            version: "1.0.0".parse().unwrap(),
+            revision: 0,
+            digest: Carried::read(&wasm).unwrap().digest,
+            allow: ["wasmcloud:keyvalue", "wasmcloud:messaging"].map(str::to_owned).into(),
+            issued_at: now_s(),
+            not_before: now_s() - 3600,
+            expires: now_s() + 3600,
+            issuer: self.key.clone(),
+            subject: PublicKey::new(KeyPair::new_module().public_key()).unwrap(),
+            lattice: None,
+        };
+        edit(&mut claim);
+        sections::append(&mut wasm, CLAIM_SECTION, &self.seal(Purpose::Claim, &claim.encode()));
+        wasm.into()
+    }
+
+    /// Puts a policy of the name `edge`.
+    async fn put(&self, world: &World, version: u64, denied: &[&str], edit: impl FnOnce(&mut Bundle)) {
+        let mut bundle = Bundle {
+            policy: SecurityPolicy {
+                policy_id: edge(),
+                version,
+                allowed_contracts: vec![Rule::new("*").unwrap()],
+                denied_contracts: denied.iter().map(|rule| Rule::new(*rule).unwrap()).collect(),
+                max_actor_memory_mb: None,
+                network_restrictions: Vec::new(),
+            },
+            lattice: LatticeName::new("default").unwrap(),
+            scope: Scope::All,
+            issued_at: now_s(),
+            not_before: now_s() - 3600,
+            expires: now_s() + 3600,
+            issuer: self.key.clone(),
+            revoked_keys: BTreeSet::new(),
+            allow_older: BTreeSet::new(),
+        };
+        edit(&mut bundle);
+        let (_, revision): (_, Revision) = world.lattice.read_policy(&edge()).await.unwrap();
+        world.lattice.commit_policy(&edge(), self.seal(Purpose::Policy, &bundle.encode()).into(), revision).await.unwrap();
+    }
+}
+
+fn edge() -> ConfigName {
+    ConfigName::new("edge").unwrap()
+}
+
+fn now_s() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs()
+}
+
+impl World {
+    /// Wants `wasm` as an actor on `host`, linked to messaging.
+    async fn wants(&mut self, id: &str, wasm: Bytes, host: &HostId) {
+        let digest = self.lattice.put_artifact(wasm).await.unwrap();
+        let spec = lattice_core::desired::ComponentSpec {
+            hosts: BTreeSet::from([host.clone()]),
+            ..lattice_core::desired::ComponentSpec::new("file:///code/a.wasm", digest)
+        };
+        self.desired.start_component(actor(id), spec, Some(1), true).unwrap();
+        self.link(id, ProviderKind::MessagingNats, &[("subscription", &format!("site.{id}"))]).await;
+    }
+
+    /// The report of NEDGE01 as soon as `id` is in a state that starts with `state`.
+    async fn state(&self, id: &str, state: &str) -> HostReport {
+        let id: ActorId = actor(id);
+        self.report("NEDGE01", |report| report.components.get(&id).is_some_and(|found| found.state.to_string().starts_with(state))).await
+    }
+
+    /// The report of NEDGE01 as soon as it enforces this version.
+    async fn enforced(&self, version: u64) -> HostReport {
+        let is = |report: &HostReport| report.policy.as_ref().is_some_and(|policy| policy.policies.get(&edge()) == Some(&version));
+        self.report("NEDGE01", is).await
+    }
+
+    async fn trusting(&self, issuer: &Issuer) -> (HostProcess, HostReport) {
+        self.joined_with("NEDGE01", &["--trust-actors", issuer.key.as_str()]).await
+    }
+}
+
+async fn stopped(mut host: HostProcess) {
+    host.signal(Signal::TERM);
+    assert_eq!(host.ended().await.code(), Some(0), "{}", host.log());
+}
+
+/// Waits until the host's log holds `text`.
+async fn logged(host: &HostProcess, text: &str) {
+    eventually(text, async || host.log().contains(text).then_some(())).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn only_what_a_trusted_issuer_signed_runs() {
+    let mut world = World::start().await;
+    let (issuer, stranger) = (Issuer::new(), Issuer::new());
+    let (_host, report) = world.trusting(&issuer).await;
+    let mut tampered = issuer.sign("echo", |_| {}).to_vec();
+    sections::append(&mut tampered, "more", b"code");
+    let mut twice = issuer.sign("echo", |_| {}).to_vec();
+    sections::append(&mut twice, CLAIM_SECTION, b"{}");
+    let other = LatticeName::new("other").unwrap();
+    let refused = [
+        ("unsigned", program("echo"), "it is not signed"),
+        ("foreign", stranger.sign("echo", |_| {}), "is not trusted here"),
+        ("tampered", tampered.into(), "the code was changed after it was signed"),
+        ("twice", twice.into(), "more than one section"),
+        ("forged", issuer.sign("echo", |claim| claim.issuer = stranger.key.clone()), "wrong signature"),
+        ("expired", issuer.sign("echo", |claim| (claim.not_before, claim.expires) = (1, now_s() - 1)), "expired"),
+        ("early", issuer.sign("echo", |claim| claim.not_before = now_s() + 1000), "not valid before"),
+        ("other", issuer.sign("echo", |claim| claim.lattice = Some(other)), "is signed for lattice `other`"),
+    ];
+    let whys = refused.iter().map(|(id, _, why)| (*id, *why)).collect::<Vec<_>>();
+    for (id, wasm, _) in refused {
+        world.wants(id, wasm, &report.id).await;
+    }
+    world.wants("good", issuer.sign("echo", |_| {}), &report.id).await;
+    let report = world.running("NEDGE01", "good").await;
+    assert_eq!(world.request("site.good", "hello").await, "hello");
+    for (id, why) in whys {
+        let state = report.components[&actor(id)].state.to_string();
+        assert!(state.starts_with("failed: actor start failed: invalid claim: ") && state.contains(why), "{id}: {state}");
+        assert!(state.contains("lattice-ctl claim sign /code/a.wasm"), "{id}: {state}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn older_code_is_refused_unless_a_policy_lets_it_in() {
+    let mut world = World::start().await;
+    let issuer = Issuer::new();
+    let mut events = world.events().await;
+    let (host, report) = world.trusting(&issuer).await;
+    let old = issuer.sign("echo", |_| {});
+    let permit = Permit { name: "echo".to_owned(), digest: Carried::read(&old).unwrap().digest };
+    world.wants("new", issuer.sign("kv-loop", |claim| ("echo".clone_into(&mut claim.name), claim.version = "2.0.0".parse().unwrap()).1), &report.id).await;
+    world.commit().await;
+    world.state("new", "waiting: no link for wasi:keyvalue").await;
+    // What was seen outlives the host.
+    stopped(host).await;
+    let _host = HostProcess::start(&world.host_dir("NEDGE01"), &[]);
+    world.wants("old", old, &report.id).await;
+    world.report("NEDGE01", |again| again.incarnation != report.incarnation).await;
+    world.commit().await;
+    let state = world.state("old", "failed").await.components[&actor("old")].state.to_string();
+    assert!(state.contains("echo 1.0.0 rev 0 is older than 2.0.0 rev 0, which was seen here"), "{state}");
+    issuer.put(&world, 1, &[], |bundle| bundle.allow_older = BTreeSet::from([permit])).await;
+    world.state("old", "running").await;
+    let forced = event(&mut events, |event| event.kind == EventKind::ClaimForced).await;
+    assert!(forced.message.contains("2.0.0 rev 0 was seen here: a policy lets it in"), "{forced:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_link_that_the_claim_does_not_allow_is_not_made() {
+    let mut world = World::start().await;
+    let issuer = Issuer::new();
+    let (_host, report) = world.trusting(&issuer).await;
+    world.wants("kv", issuer.sign("kv-user", |claim| claim.allow = BTreeSet::from(["wasmcloud:messaging".to_owned()])), &report.id).await;
+    world.link("kv", ProviderKind::KvMemory, &[("bucket", "a")]).await;
+    world.commit().await;
+    let state = world.state("kv", "failed").await.components[&actor("kv")].state.to_string();
+    assert!(state.starts_with("failed: capability denied: wasmcloud:keyvalue: the claim of kv does not allow it"), "{state}");
+    assert!(state.contains("--allow wasmcloud:keyvalue,wasmcloud:messaging"), "{state}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_revoked_key_stops_what_it_signed() {
+    let mut world = World::start().await;
+    let (issuer, admin) = (Issuer::new(), Issuer::new());
+    let flags = ["--trust-actors", issuer.key.as_str(), "--trust-policies", admin.key.as_str()];
+    let (_host, report) = world.joined_with("NEDGE01", &flags).await;
+    world.wants("good", issuer.sign("echo", |_| {}), &report.id).await;
+    world.running("NEDGE01", "good").await;
+    admin.put(&world, 1, &[], |bundle| bundle.revoked_keys = BTreeSet::from([issuer.key.clone()])).await;
+    let state = world.state("good", "failed").await.components[&actor("good")].state.to_string();
+    assert!(state.contains("was revoked"), "{state}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_denied_contract_stops_the_actor_until_a_policy_allows_it_again() {
+    let mut world = World::start().await;
+    let issuer = Issuer::new();
+    let mut events = world.events().await;
+    let (_host, report) = world.joined_with("NEDGE01", &["--trust-policies", issuer.key.as_str()]).await;
+    world.wants("kv", program("kv-user"), &report.id).await;
+    world.link("kv", ProviderKind::KvMemory, &[("bucket", "a")]).await;
+    world.wants("echo", program("echo"), &report.id).await;
+    world.running("NEDGE01", "kv").await;
+    issuer.put(&world, 1, &[], |_| {}).await;
+    world.enforced(1).await;
+    assert_eq!(world.request("site.kv", "set a 1").await, "ok");
+
+    issuer.put(&world, 2, &["wasmcloud:keyvalue"], |_| {}).await;
+    let report = world.state("kv", "failed").await;
+    let state = report.components[&actor("kv")].state.to_string();
+    assert!(state.starts_with("failed: capability denied: wasmcloud:keyvalue: policy edge v2 denies it"), "{state}");
+    assert_eq!(report.components[&actor("echo")].state, ComponentState::Running, "who needs it not runs on");
+    assert_eq!(report.policy.unwrap().policies[&edge()], 2);
+    let told = event(&mut events, |event| event.kind == EventKind::PolicyStopped).await;
+    assert!(told.message.contains("kv stopped: capability denied: wasmcloud:keyvalue: policy edge v2 denies it"), "{told:?}");
+    assert_eq!(told.details["policies"], "edge v2");
+
+    // An older one, and another one under the same number, change nothing.
+    issuer.put(&world, 1, &[], |_| {}).await;
+    let refused = event(&mut events, |event| event.kind == EventKind::PolicyRefused).await;
+    assert!(refused.message.contains("is older than 2"), "{refused:?}");
+    issuer.put(&world, 2, &[], |_| {}).await;
+    let refused = event(&mut events, |event| event.kind == EventKind::PolicyRefused).await;
+    assert!(refused.message.contains("other content"), "{refused:?}");
+    world.state("kv", "failed").await;
+
+    issuer.put(&world, 3, &[], |_| {}).await;
+    world.state("kv", "running").await;
+    assert_eq!(world.request("site.kv", "set a 2").await, "ok");
+    event(&mut events, |event| event.kind == EventKind::PolicyResumed && event.message.contains("kv")).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_absent_host_complies_before_it_starts_anything() {
+    let mut world = World::start().await;
+    let issuer = Issuer::new();
+    let (host, report) = world.joined_with("NEDGE01", &["--trust-policies", issuer.key.as_str()]).await;
+    world.wants("kv", program("kv-user"), &report.id).await;
+    world.link("kv", ProviderKind::KvMemory, &[("bucket", "a")]).await;
+    world.running("NEDGE01", "kv").await;
+    stopped(host).await;
+    issuer.put(&world, 1, &["wasmcloud:keyvalue"], |_| {}).await;
+    let mut events = world.events().await;
+    let _host = HostProcess::start(&world.host_dir("NEDGE01"), &[]);
+    let first = event(&mut events, |event| matches!(event.kind, EventKind::ActorRunning | EventKind::ActorFailed)).await;
+    assert_eq!(first.kind, EventKind::ActorFailed, "{first:?}");
+    assert!(first.message.contains("capability denied: wasmcloud:keyvalue"), "{first:?}");
+    world.enforced(1).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_a_network_the_policies_of_last_time_hold() {
+    let mut world = World::start().await;
+    let issuer = Issuer::new();
+    let (host, report) = world.joined_with("NEDGE01", &["--trust-policies", issuer.key.as_str()]).await;
+    world.wants("kv", program("kv-user"), &report.id).await;
+    world.link("kv", ProviderKind::KvMemory, &[("bucket", "a")]).await;
+    world.wants("echo", program("echo"), &report.id).await;
+    issuer.put(&world, 1, &["wasmcloud:keyvalue"], |_| {}).await;
+    world.enforced(1).await;
+    let generation = world.commit().await;
+    world.report("NEDGE01", |report| report.applied_generation >= generation).await;
+    stopped(host).await;
+    let port = world.stop_server().await;
+
+    let host = HostProcess::start(&world.host_dir("NEDGE01"), &[]);
+    logged(&host, "actor echo runs").await;
+    logged(&host, "actor kv failed: capability denied: wasmcloud:keyvalue: policy edge v1 denies it").await;
+    stopped(host).await;
+
+    // Half a file is no file that is not there: nothing starts until the bus is back.
+    for (file, why) in [("policies.json", "the policies cannot be read"), ("marks.json", "the versions that were seen cannot be read")] {
+        let path = world.host_dir("NEDGE01").join(file);
+        let whole = std::fs::read(&path).unwrap();
+        std::fs::write(&path, &whole[..whole.len() / 2]).unwrap();
+        let mut host = HostProcess::start(&world.host_dir("NEDGE01"), &["--log-level", "info"]);
+        logged(&host, &format!("until the policies were read again: {why}")).await;
+        eventually("echo is kept from running", async || {
+            let log = host.log();
+            let now = log.rsplit("host starts").next().unwrap_or_default();
+            assert!(!now.contains("actor echo runs"), "{now}");
+            now.contains("actor echo failed: actor start failed").then_some(()).or_else(|| now.contains("actor echo failed: capability denied").then_some(()))
+        })
+        .await;
+        host.signal(Signal::TERM);
+        host.ended().await;
+        std::fs::write(&path, &whole).unwrap();
+    }
+    // A file that is gone is missed by the other one.
+    std::fs::remove_file(world.host_dir("NEDGE01").join("policies.json")).unwrap();
+    let _host = HostProcess::start(&world.host_dir("NEDGE01"), &[]);
+    logged(&_host, "version 1 of edge was in force here and cannot be read").await;
+    world.start_server(port).await;
+    world.state("echo", "running").await;
+    let report = world.state("kv", "failed").await;
+    assert_eq!(report.policy.unwrap().lost, None);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_a_network_cached_code_is_judged_as_well() {
+    let mut world = World::start().await;
+    let issuer = Issuer::new();
+    let (host, report) = world.joined("NEDGE01").await;
+    world.wants("unsigned", program("echo"), &report.id).await;
+    world.wants("good", issuer.sign("echo", |_| {}), &report.id).await;
+    let short = now_s() + 8;
+    world.wants("short", issuer.sign("echo", |claim| (claim.revision, claim.expires) = (1, short)), &report.id).await;
+    let generation = world.commit().await;
+    world.report("NEDGE01", |report| report.applied_generation >= generation).await;
+    world.state("short", "running").await;
+    stopped(host).await;
+    world.stop_server().await;
+    eventually("the claim has expired", async || (now_s() > short).then_some(())).await;
+    let host = HostProcess::start(&world.host_dir("NEDGE01"), &["--trust-actors", issuer.key.as_str()]);
+    logged(&host, "actor unsigned failed: actor start failed: invalid claim: it is not signed").await;
+    logged(&host, "actor short failed: actor start failed: invalid claim: expired").await;
+    logged(&host, "actor good runs").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_policy_that_expires_lets_nothing_new_start() {
+    let mut world = World::start().await;
+    let issuer = Issuer::new();
+    let (_host, report) = world.joined_with("NEDGE01", &["--trust-policies", issuer.key.as_str()]).await;
+    world.wants("echo", program("echo"), &report.id).await;
+    world.running("NEDGE01", "echo").await;
+    let end = now_s() + 4;
+    issuer.put(&world, 1, &[], |bundle| bundle.expires = end).await;
+    world.enforced(1).await;
+    world.report("NEDGE01", |report| report.policy.as_ref().is_some_and(|policy| policy.no_starts.is_some())).await;
+    assert_eq!(world.request("site.echo", "hello").await, "hello", "what runs runs on");
+    world.wants("late", program("echo"), &report.id).await;
+    world.commit().await;
+    let state = world.state("late", "failed").await.components[&actor("late")].state.to_string();
+    assert!(state.contains("policy edge v1 expired"), "{state}");
+    issuer.put(&world, 2, &[], |_| {}).await;
+    world.state("late", "running").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn where_nothing_is_allowed_by_default_nothing_starts_before_a_policy() {
+    let mut world = World::start().await;
+    let issuer = Issuer::new();
+    let flags = ["--trust-policies", issuer.key.as_str(), "--policy-default", "deny"];
+    let (_host, report) = world.joined_with("NEDGE01", &flags).await;
+    world.wants("echo", program("echo"), &report.id).await;
+    world.commit().await;
+    let state = world.state("echo", "failed").await.components[&actor("echo")].state.to_string();
+    assert!(state.contains("no policy has reached this host yet"), "{state}");
+    tokio::time::timeout(Duration::from_secs(60), issuer.put(&world, 1, &[], |_| {})).await.unwrap();
+    world.state("echo", "running").await;
+}
