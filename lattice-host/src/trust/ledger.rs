@@ -30,7 +30,15 @@ struct Seen {
 pub(crate) struct Ledger {
     marks_file: PathBuf,
     policies_file: PathBuf,
-    seen: Mutex<Seen>,
+    state: Mutex<State>,
+}
+
+#[derive(Debug)]
+struct State {
+    seen: Seen,
+    /// `marks.json` is there and cannot be read: it stays as it is until the policies are known again, so that the next start
+    /// knows of the loss, too.
+    damaged: bool,
 }
 
 /// What was on disk when the host started.
@@ -50,44 +58,46 @@ impl Ledger {
             Stored::Unreadable(why) => (Seen::default(), Stored::Unreadable(why)),
             Stored::Found(seen) => (seen.clone(), Stored::Found(seen.policies)),
         };
+        let damaged = matches!(marks, Stored::Unreadable(_));
         let found = Found { marks, documents: read(&policies_file), floor_s: seen.floor_s };
-        (Self { marks_file, policies_file, seen: Mutex::new(seen) }, found)
+        (Self { marks_file, policies_file, state: Mutex::new(State { seen, damaged }) }, found)
     }
 
     /// Lets `judge` look at the versions of code that were seen; writes them if it says that it has raised one. Blocks on the
     /// disk.
     pub(crate) fn judge_code<T>(&self, judge: impl FnOnce(&mut ClaimMarks) -> (T, bool)) -> (T, std::io::Result<()>) {
-        let mut seen = self.lock();
-        let (verdict, raised) = judge(&mut seen.claims);
-        (verdict, if raised { self.write_marks(&seen) } else { Ok(()) })
+        let mut state = self.lock();
+        let (verdict, raised) = judge(&mut state.seen.claims);
+        (verdict, if raised { self.write_marks(&state) } else { Ok(()) })
     }
 
     /// Keeps what was verified. The policies come first: a mark without its policy would mean that one was lost. Blocks on the
     /// disk.
     pub(crate) fn keep_policies(&self, marks: &PolicyMarks, documents: &Documents, floor_s: u64) -> std::io::Result<()> {
         disk::replace(&self.policies_file, &serde_json::to_vec(documents)?)?;
-        let mut seen = self.lock();
-        seen.policies.clone_from(marks);
-        seen.floor_s = seen.floor_s.max(floor_s);
-        self.write_marks(&seen)
+        let mut state = self.lock();
+        state.damaged = false;
+        state.seen.policies.clone_from(marks);
+        state.seen.floor_s = state.seen.floor_s.max(floor_s);
+        self.write_marks(&state)
     }
 
     /// Keeps a time that has passed. Blocks on the disk.
     pub(crate) fn keep_floor(&self, floor_s: u64) -> std::io::Result<()> {
-        let mut seen = self.lock();
-        if floor_s <= seen.floor_s {
+        let mut state = self.lock();
+        if floor_s <= state.seen.floor_s {
             return Ok(());
         }
-        seen.floor_s = floor_s;
-        self.write_marks(&seen)
+        state.seen.floor_s = floor_s;
+        self.write_marks(&state)
     }
 
-    fn write_marks(&self, seen: &Seen) -> std::io::Result<()> {
-        disk::replace(&self.marks_file, &serde_json::to_vec(seen)?)
+    fn write_marks(&self, state: &State) -> std::io::Result<()> {
+        if state.damaged { Ok(()) } else { disk::replace(&self.marks_file, &serde_json::to_vec(&state.seen)?) }
     }
 
-    fn lock(&self) -> MutexGuard<'_, Seen> {
-        self.seen.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -123,5 +133,14 @@ mod tests {
         let (_, found) = Ledger::open(folder.path());
         assert!(matches!(found.marks, Stored::Unreadable(why) if why.contains("marks.json")));
         assert!(matches!(found.documents, Stored::Unreadable(why) if why.contains("policies.json")));
+        // A loss is not covered up by whatever is written next, only by the policies themselves.
+        let (ledger, _) = Ledger::open(folder.path());
+        ledger.keep_floor(9).unwrap();
+        ledger.judge_code(|_| ((), true)).1.unwrap();
+        let (ledger, found) = Ledger::open(folder.path());
+        assert!(matches!(found.marks, Stored::Unreadable(_)));
+        ledger.keep_policies(&PolicyMarks::default(), &Documents::default(), 9).unwrap();
+        let (_, found) = Ledger::open(folder.path());
+        assert_eq!(found.marks, Stored::Found(PolicyMarks::default()));
     }
 }
