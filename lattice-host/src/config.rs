@@ -368,7 +368,8 @@ mod tests {
     #[test]
     fn whom_to_trust() {
         let key = |pair: nkeys::KeyPair| pair.public_key();
-        let (account, other, operator) = (key(nkeys::KeyPair::new_account()), key(nkeys::KeyPair::new_account()), key(nkeys::KeyPair::new_operator()));
+        let (account, other, operator) =
+            (key(nkeys::KeyPair::new_account()), key(nkeys::KeyPair::new_account()), key(nkeys::KeyPair::new_operator()));
         let first = Saved::default().overridden(&args(&format!("--trust-actors {account},{other} --policy-default deny"))).unwrap();
         let trusting = config(first.clone(), "").unwrap();
         assert_eq!((trusting.trust.actors.len(), trusting.policy_default), (2, Preset::Deny));

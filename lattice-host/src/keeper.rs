@@ -123,6 +123,13 @@ struct Bound {
     internal: bool,
 }
 
+impl Bound {
+    /// Whether policy wants its server looked for anew.
+    fn is_stale(&self, force: &InForce) -> bool {
+        self.server.is_some() && self.internal != force.internal_only().is_some()
+    }
+}
+
 /// An actor that takes work.
 struct Running {
     /// Under which it stands in the status.
@@ -215,9 +222,14 @@ impl Keeper {
     async fn obey(&self, running: Option<Running>, order: &Order) -> Option<Running> {
         let owned = slots::are_owned(&order.spec);
         let system = is_system(&order.spec);
-        let other = running.as_ref().is_some_and(|running| running.owned != owned || running.system != system);
+        let force = self.around.shield.in_force();
+        let is_other = |running: &Running| {
+            let elsewhere = running.bound.iter().any(|bound| bound.is_stale(&force));
+            running.owned != owned || running.system != system || elsewhere
+        };
+        let other = running.as_ref().is_some_and(is_other);
         let running = if other { self.end(running) } else { running };
-        let bound = match self.bind(running.as_ref(), order).await {
+        let bound = match self.bind(running.as_ref(), order, &force).await {
             Ok(bound) => bound,
             Err(why) => return self.fail(running, why).await,
         };
@@ -242,21 +254,17 @@ impl Keeper {
     }
 
     /// The links of the order with their backends; those that did not change keep theirs.
-    async fn bind(&self, running: Option<&Running>, order: &Order) -> Result<Vec<Bound>, String> {
+    async fn bind(&self, running: Option<&Running>, order: &Order, force: &InForce) -> Result<Vec<Bound>, String> {
         let mut bound = Vec::with_capacity(order.spec.links.len());
         for spec in &order.spec.links {
             let Some(instance) = order.providers.get(&spec.provider) else {
                 return Err(format!("provider {} does not run here", spec.provider));
             };
-            let force = self.around.shield.in_force();
-            let is_known = |bound: &&Bound| {
-                let same_rule = bound.server.is_none() || bound.internal == force.internal_only().is_some();
-                bound.link.spec == *spec && bound.instance.is_same(instance) && same_rule
-            };
-            let known = running.and_then(|running| running.bound.iter().find(is_known));
+            let known =
+                running.and_then(|running| running.bound.iter().find(|bound| bound.link.spec == *spec && bound.instance.is_same(instance)));
             bound.push(match known {
                 Some(known) => known.clone(),
-                None => bind(spec, instance, &force).await?,
+                None => bind(spec, instance, force).await?,
             });
         }
         Ok(bound)
@@ -282,7 +290,17 @@ impl Keeper {
         if !owned {
             self.take_calls(&mut calls, is_linked, self.target(&current));
         }
-        Running { number, current, loaded: order.loaded.clone(), bound: Vec::new(), inlets: BTreeMap::new(), linked, calls, owned, system: is_system(&order.spec) }
+        Running {
+            number,
+            current,
+            loaded: order.loaded.clone(),
+            bound: Vec::new(),
+            inlets: BTreeMap::new(),
+            linked,
+            calls,
+            owned,
+            system: is_system(&order.spec),
+        }
     }
 
     fn take_calls(&self, inlet: &mut Inlet, linked: watch::Receiver<bool>, target: Target) {
@@ -502,7 +520,8 @@ async fn bind(spec: &LinkAssignment, instance: &Instance, force: &InForce) -> Re
         }
         (KindSettings::Messaging(settings), Instance::Messaging(pool)) => {
             let backend = pool.backend(settings.cluster_uri.as_deref(), force).await;
-            let backend = backend.map_err(|problem| Problem { message: format!("link {}: {}", spec.name, problem.message), ..problem }.line())?;
+            let backend =
+                backend.map_err(|problem| Problem { message: format!("link {}: {}", spec.name, problem.message), ..problem }.line())?;
             server = settings.cluster_uri.as_ref().map(|_| backend.connection().clone());
             Backend::Messaging(backend)
         }
@@ -510,7 +529,8 @@ async fn bind(spec: &LinkAssignment, instance: &Instance, force: &InForce) -> Re
         (KindSettings::Store(_), Instance::Store(store)) => Backend::Store(store.clone()),
         _ => return Err(format!("provider {} does not serve {}", spec.provider, spec.contract)),
     };
-    Ok(Bound { link: BoundLink { spec: spec.clone(), backend }, instance: instance.clone(), bucket, server, internal: force.internal_only().is_some() })
+    let internal = server.is_some() && force.internal_only().is_some();
+    Ok(Bound { link: BoundLink { spec: spec.clone(), backend }, instance: instance.clone(), bucket, server, internal })
 }
 
 /// Shows while the server that a link names is away.

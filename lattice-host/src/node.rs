@@ -175,8 +175,9 @@ impl Node {
         let trust = (shield, desk, config.trust.actors.clone());
         let agent = Agent::new(origin.host.clone(), origin.incarnation.clone());
         let outlets = Outlets { recorder: recorder.clone(), metrics, health, report, keep };
-        let last =
-            EventLoop::new(agent, owned, executor, Reporter::new(origin.clone(), config, round_trips), outlets, trust, kept).run(inbox).await;
+        let last = EventLoop::new(agent, owned, executor, Reporter::new(origin.clone(), config, round_trips), outlets, trust, kept)
+            .run(inbox)
+            .await;
 
         recorder.record(EventKind::Bye, format!("host {} leaves", origin.name), BTreeMap::new());
         leaving.cancel();

@@ -174,8 +174,8 @@ async fn internal_addresses(uri: &str, force: &InForce) -> Result<String, Proble
 mod tests {
     use super::*;
     use lattice_core::policy::force::Preset;
-    use lattice_core::policy::{Bundle, SecurityPolicy};
     use lattice_core::policy::scope::Scope;
+    use lattice_core::policy::{Bundle, SecurityPolicy};
     use lattice_core::trust::PublicKey;
     use lattice_core::trust::clock::Time;
 
@@ -184,7 +184,15 @@ mod tests {
         let issuer = PublicKey::new(format!("A{}", "A".repeat(55))).unwrap();
         let lattice = lattice_core::id::LatticeName::new("default").unwrap();
         let bundle = Bundle {
-            policy, lattice, scope: Scope::All, issued_at: 0, not_before: 0, expires: 9, issuer, revoked_keys: Default::default(), allow_older: Default::default(),
+            policy,
+            lattice,
+            scope: Scope::All,
+            issued_at: 0,
+            not_before: 0,
+            expires: 9,
+            issuer,
+            revoked_keys: Default::default(),
+            allow_older: Default::default(),
         };
         InForce::of_bundles([&bundle], Preset::Open, Time::exact(1))
     }

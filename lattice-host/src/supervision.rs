@@ -95,9 +95,7 @@ fn is_own_fault(error: &InvokeError) -> bool {
         | InvokeError::NoHandler(_)
         | InvokeError::Closed
         | InvokeError::NotStored(_)
-        | InvokeError::Denied { .. } => {
-            false
-        }
+        | InvokeError::Denied { .. } => false,
     }
 }
 

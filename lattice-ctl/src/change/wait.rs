@@ -118,7 +118,9 @@ impl Waited {
         loop {
             match self.inspect_once(session, draft, plan).await {
                 // What is forbidden stays so by itself.
-                Err(CommandError::Problem(problem)) if problem.code.exit_code() == DENIED_EXIT => return Err(CommandError::Problem(problem)),
+                Err(CommandError::Problem(problem)) if problem.code.exit_code() == DENIED_EXIT => {
+                    return Err(CommandError::Problem(problem));
+                }
                 Err(_) if tokio::time::Instant::now() + INSPECT_AGAIN < deadline => tokio::time::sleep(INSPECT_AGAIN).await,
                 ended => return ended,
             }

@@ -145,7 +145,8 @@ impl TrustArgs {
         let named = self.trust_issuer.iter().map(|text| text.trim()).filter(|text| *text != "off");
         let issuers: BTreeSet<PublicKey> = named.map(signing::public_key).collect::<Result<_, _>>()?;
         if let Some(other) = issuers.iter().find(|key| key.kind() != KeyKind::Account) {
-            let message = format!("--trust-issuer {other} is a key of kind `{}`: actors are signed with account keys", other.kind().as_str());
+            let message =
+                format!("--trust-issuer {other} is a key of kind `{}`: actors are signed with account keys", other.kind().as_str());
             return Err(problems::usage(message).hint("lattice-ctl keys gen account"));
         }
         let absolute = |path: &PathBuf| std::path::absolute(path).unwrap_or_else(|_| path.clone());

@@ -63,11 +63,8 @@ impl Trust {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => Self::default(),
             Err(error) => return Err(failed(error)),
         };
-        let settled = Self {
-            issuers: self.issuers.or(before.issuers),
-            signer: self.signer.or(before.signer),
-            preset: self.preset.or(before.preset),
-        };
+        let settled =
+            Self { issuers: self.issuers.or(before.issuers), signer: self.signer.or(before.signer), preset: self.preset.or(before.preset) };
         if settled != Self::default() {
             let text = serde_json::to_vec(&settled).map_err(|error| failed(error.into()))?;
             let beside = path.with_extension("new");
@@ -122,7 +119,10 @@ impl Notary {
         let path = self.signed.join(actor.component());
         let now = now_s();
         let still_good = |claim: &Claim| {
-            claim.digest == digest && claim.issuer == *self.public() && claim.expires > now.saturating_add(LEFT_S) && claim.not_before <= now
+            claim.digest == digest
+                && claim.issuer == *self.public()
+                && claim.expires > now.saturating_add(LEFT_S)
+                && claim.not_before <= now
         };
         if known(&path).as_ref().is_some_and(still_good) {
             return Ok(path);

@@ -43,8 +43,8 @@ impl Prepared {
         let bare = |spec: &ComponentAssignment| ComponentAssignment { ownership: None, instances: 1, ..spec.clone() };
         let meaning = |spec: &ComponentAssignment| spec.ownership.as_ref().map(|ownership| (ownership.class, ownership.of));
         let (a, b) = (&self.order, &other.order);
-        let same_instances =
-            self.bound.len() == other.bound.len() && self.bound.iter().zip(&other.bound).all(|(a, b)| a.instance.is_same(&b.instance));
+        let same_instances = self.bound.len() == other.bound.len()
+            && self.bound.iter().zip(&other.bound).all(|(a, b)| a.instance.is_same(&b.instance) && a.internal == b.internal);
         same_instances && meaning(&a.spec) == meaning(&b.spec) && bare(&a.spec) == bare(&b.spec)
     }
 }

@@ -30,7 +30,14 @@ pub(crate) struct MemoryAccount {
 impl MemoryAccount {
     /// The account of the whole host, `limit` in bytes.
     pub(crate) fn of_host(limit: u64) -> Arc<Self> {
-        Arc::new(Self { name: "host", used: AtomicU64::new(0), peak: AtomicU64::new(0), limit: AtomicU64::new(limit), parent: None, shield: None })
+        Arc::new(Self {
+            name: "host",
+            used: AtomicU64::new(0),
+            peak: AtomicU64::new(0),
+            limit: AtomicU64::new(limit),
+            parent: None,
+            shield: None,
+        })
     }
 
     /// An actor's account within `host`, under the cap that policy sets.

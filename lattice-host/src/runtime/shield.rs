@@ -27,7 +27,8 @@ pub struct Shield {
 impl Shield {
     /// A shield that denies what `force` denies.
     pub fn new(force: InForce) -> Arc<Self> {
-        let shield = Self { denied: AtomicU32::new(0), memory_bytes: AtomicU64::new(u64::MAX), force: watch::channel(Arc::new(force.clone())).0 };
+        let shield =
+            Self { denied: AtomicU32::new(0), memory_bytes: AtomicU64::new(u64::MAX), force: watch::channel(Arc::new(force.clone())).0 };
         shield.raise(force);
         Arc::new(shield)
     }

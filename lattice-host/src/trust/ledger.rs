@@ -6,8 +6,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use lattice_core::claims::marks::Marks as ClaimMarks;
 use lattice_core::policy::accept::{Documents, Marks as PolicyMarks, Stored};
-use serde::{Deserialize, Serialize};
 use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
 
 use crate::disk;
 

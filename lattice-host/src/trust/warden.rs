@@ -77,8 +77,7 @@ impl Warden {
     /// The warden with what was on disk, which is in force from now on.
     pub(crate) fn restore(post: Post, found: Found) -> Self {
         let holding = post.judge(|judge| Holding::restore(found.marks, found.documents, judge, &Nkeys));
-        let mut warden =
-            Self { post, holding, refused: BTreeMap::new(), standing: Standing::Trusted, unwritten: false, news: Vec::new() };
+        let mut warden = Self { post, holding, refused: BTreeMap::new(), standing: Standing::Trusted, unwritten: false, news: Vec::new() };
         if let Some(why) = warden.holding.lost().map(str::to_owned) {
             warden.tell(EventKind::TrustLost, format!("nothing is allowed until the policies were read again: {why}"), []);
         }
@@ -157,13 +156,16 @@ impl Warden {
             Outcome::Same => return,
             Outcome::Taken { policy, from, to } => (policy, from, to, "is in force"),
             Outcome::Elsewhere { from: None, .. } => return,
-            Outcome::Elsewhere { policy, from, to } => (policy, from, to, "is not for this host, the one before it is not in force any more"),
+            Outcome::Elsewhere { policy, from, to } => {
+                (policy, from, to, "is not for this host, the one before it is not in force any more")
+            }
         };
         let before = from.map(|version| format!(" after v{version}")).unwrap_or_default();
-        self.tell(EventKind::PolicyApplied, format!("policy {policy} v{to} {what}{before}"), [
-            ("policy", policy.to_string()),
-            ("version", to.to_string()),
-        ]);
+        self.tell(
+            EventKind::PolicyApplied,
+            format!("policy {policy} v{to} {what}{before}"),
+            [("policy", policy.to_string()), ("version", to.to_string())],
+        );
     }
 
     /// Once for each reason, not each time that the document is read.
@@ -190,11 +192,13 @@ impl Warden {
         let mut changes = lattice.subscribe(subject::policy_changes(lattice.name())).await?;
         let mut state = lattice.connection().state();
         let mut retry = Backoff::new(RETRY.0, RETRY.1);
+        // News is in force sooner without another question; the time was asked for when the connection was made.
+        let mut news = false;
         loop {
             let connected = *state.borrow_and_update() == ConnectionState::Connected;
             let mut pause = self.stays();
             let read = connected && {
-                match read(&lattice).await {
+                match read(&lattice, !news).await {
                     Ok((found, server_s)) => {
                         retry.reset();
                         server_s.into_iter().for_each(|now_s| self.post.clock.hear_server(now_s));
@@ -214,8 +218,10 @@ impl Warden {
             if (read || changed || !self.news.is_empty()) && events.send(Event::Policy(Box::new(self.told(read)))).await.is_err() {
                 return Ok(());
             }
-            if !self.wait(&mut changes, &mut state, pause).await {
-                return Ok(());
+            match self.wait(&mut changes, &mut state, pause).await {
+                Woken::ByNews => news = true,
+                Woken::Otherwise => news = false,
+                Woken::ForGood => return Ok(()),
             }
             // A flash disk is not worn out by clocks: once per wait is at most once a minute without news.
             if let Err(error) = self.post.ledger.keep_floor(floor) {
@@ -224,21 +230,21 @@ impl Warden {
         }
     }
 
-    /// Waits for news, the connection, or the time; false if there will be none.
+    /// Waits for news, the connection, or the time.
     async fn wait(
         &self,
         changes: &mut (impl futures::Stream + Unpin),
         state: &mut tokio::sync::watch::Receiver<ConnectionState>,
         pause: Duration,
-    ) -> bool {
+    ) -> Woken {
         tokio::select! {
             told = changes.next() => {
                 // One read answers all notifications that are here.
                 while let Some(Some(_)) = changes.next().now_or_never() {}
-                told.is_some()
+                if told.is_some() { Woken::ByNews } else { Woken::ForGood }
             }
-            () = tokio::time::sleep(pause) => true,
-            changed = state.changed() => changed.is_ok(),
+            () = tokio::time::sleep(pause) => Woken::Otherwise,
+            changed = state.changed() => if changed.is_ok() { Woken::Otherwise } else { Woken::ForGood },
         }
     }
 }
@@ -251,9 +257,23 @@ impl Post {
     }
 }
 
-/// What the store holds, and what time it is for the server.
-async fn read(lattice: &Lattice) -> Result<(BTreeMap<ConfigName, StoredPolicy>, Option<u64>), StoreError> {
-    let (found, server_s) = tokio::join!(lattice.read_policies(), lattice.server_time());
-    // Without the server's clock the host's own has to do.
-    Ok((found?, server_s.ok().flatten()))
+/// Why the warden looks again.
+enum Woken {
+    /// Somebody says that there is something new.
+    ByNews,
+    /// The connection has come or gone, or it is time.
+    Otherwise,
+    /// There is nothing to wait for any more.
+    ForGood,
 }
+
+/// What the store holds, and what time it is for the server if that is to be asked.
+async fn read(lattice: &Lattice, with_time: bool) -> Result<(BTreeMap<ConfigName, StoredPolicy>, Option<u64>), StoreError> {
+    // Without the server's clock the host's own has to do.
+    let time = async { if with_time { lattice.server_time().await.ok().flatten() } else { None } };
+    let (found, server_s) = tokio::join!(lattice.read_policies(), time);
+    Ok((found?, server_s))
+}
+
+#[cfg(test)]
+mod tests;

@@ -60,9 +60,13 @@ impl Issuer {
 
     /// Puts a policy of the name `edge`.
     async fn put(&self, world: &World, version: u64, denied: &[&str], edit: impl FnOnce(&mut Bundle)) {
+        self.put_as(world, &edge(), version, denied, edit).await;
+    }
+
+    async fn put_as(&self, world: &World, policy: &ConfigName, version: u64, denied: &[&str], edit: impl FnOnce(&mut Bundle)) {
         let mut bundle = Bundle {
             policy: SecurityPolicy {
-                policy_id: edge(),
+                policy_id: policy.clone(),
                 version,
                 allowed_contracts: vec![Rule::new("*").unwrap()],
                 denied_contracts: denied.iter().map(|rule| Rule::new(*rule).unwrap()).collect(),
@@ -79,8 +83,8 @@ impl Issuer {
             allow_older: BTreeSet::new(),
         };
         edit(&mut bundle);
-        let (_, revision): (_, Revision) = world.lattice.read_policy(&edge()).await.unwrap();
-        world.lattice.commit_policy(&edge(), self.seal(Purpose::Policy, &bundle.encode()).into(), revision).await.unwrap();
+        let (_, revision): (_, Revision) = world.lattice.read_policy(policy).await.unwrap();
+        world.lattice.commit_policy(policy, self.seal(Purpose::Policy, &bundle.encode()).into(), revision).await.unwrap();
     }
 }
 
@@ -276,6 +280,12 @@ async fn an_absent_host_complies_before_it_starts_anything() {
     world.running("NEDGE01", "kv").await;
     stopped(host).await;
     issuer.put(&world, 1, &["wasmcloud:keyvalue"], |_| {}).await;
+    // So much to read that the plan is here first.
+    for number in 0..12 {
+        let policy = ConfigName::new(format!("large-{number}")).unwrap();
+        let rule = |n: u32| Rule::new(format!("nobody:has-such-a-contract-{n}/whatever-it-is-called")).unwrap();
+        issuer.put_as(&world, &policy, 1, &[], |bundle| bundle.policy.denied_contracts = (0..9_000).map(rule).collect()).await;
+    }
     let mut events = world.events().await;
     let _host = HostProcess::start(&world.host_dir("NEDGE01"), &[]);
     let first = event(&mut events, |event| matches!(event.kind, EventKind::ActorRunning | EventKind::ActorFailed)).await;
@@ -379,4 +389,27 @@ async fn where_nothing_is_allowed_by_default_nothing_starts_before_a_policy() {
     assert!(state.contains("no policy has reached this host yet"), "{state}");
     tokio::time::timeout(Duration::from_secs(60), issuer.put(&world, 1, &[], |_| {})).await.unwrap();
     world.state("echo", "running").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn internal_only_means_internal_servers_only() {
+    let mut world = World::start().await;
+    let issuer = Issuer::new();
+    let (_host, report) = world.joined_with("NEDGE01", &["--trust-policies", issuer.key.as_str()]).await;
+    let url = world.url.clone();
+    for (id, server) in [("inside", url.as_str()), ("outside", "nats://8.8.8.8:4222")] {
+        world.actor(id, "echo", &report.id, 1).await;
+        let values = [("subscription", &*format!("site.{id}")), ("cluster-uri", server)];
+        world.link(id, ProviderKind::MessagingNats, &values).await;
+    }
+    world.commit().await;
+    world.state("outside", "running").await;
+    assert_eq!(world.request("site.inside", "hello").await, "hello");
+    issuer.put(&world, 1, &[], |bundle| bundle.policy.network_restrictions = vec!["internal-only".to_owned()]).await;
+    let state = world.state("outside", "failed").await.components[&actor("outside")].state.to_string();
+    assert!(state.contains("policy edge v1 restricts the network to internal addresses, and 8.8.8.8 is none"), "{state}");
+    world.state("inside", "running").await;
+    assert_eq!(world.request("site.inside", "hello").await, "hello");
+    issuer.put(&world, 2, &[], |_| {}).await;
+    world.state("outside", "running").await;
 }

@@ -54,9 +54,12 @@ async fn code_is_judged_before_it_is_compiled_and_at_each_load() {
     let world = World::guarded(gate.clone(), Shield::open());
     let wasm = program("echo");
     let refused = Err("invalid claim: it is not signed".to_owned());
-    let cached = || std::fs::read_dir(world.dir.path().join("cache")).unwrap().filter(|file| {
-        file.as_ref().unwrap().path().extension().is_some_and(|extension| extension == "cwasm")
-    }).count();
+    let cached = || {
+        std::fs::read_dir(world.dir.path().join("cache"))
+            .unwrap()
+            .filter(|file| file.as_ref().unwrap().path().extension().is_some_and(|extension| extension == "cwasm"))
+            .count()
+    };
 
     gate.shut.store(true, Ordering::SeqCst);
     assert_eq!(load(&world.runtime, &wasm).await, refused, "fetched");
