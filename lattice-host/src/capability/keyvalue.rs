@@ -35,7 +35,7 @@ type Answer<T> = wasmtime::Result<Result<T, Error>>;
 
 impl store::Host for State {
     async fn open(&mut self, identifier: String) -> Answer<Resource<OpenBucket>> {
-        if let Err(error) = permitted(&self.identity, Point::KeyValueStore) {
+        if let Err(error) = permitted(&self.identity, &mut self.task, Point::KeyValueStore) {
             return Ok(Err(error));
         }
         let Some(link) = self.around.links.bucket(&identifier) else {
@@ -119,7 +119,7 @@ impl OpenBucket {
     where
         F: Future<Output = Result<T, CallError>>,
     {
-        permitted(&self.identity, point)?;
+        permitted(&self.identity, task, point)?;
         let link = &self.link;
         if !link.spec.settings.permits(operation) {
             self.identity.log.denied(Contract::KeyValue.as_str(), &format!("link `{}` does not permit `{operation}`", link.spec.name));
@@ -163,9 +163,10 @@ impl OpenBucket {
     }
 }
 
-/// Whether policy lets the actor call here.
-fn permitted(identity: &Identity, point: Point) -> Result<(), Error> {
+/// Whether policy lets the actor call here. That it does not is no fault of the message, which waits for another time.
+fn permitted(identity: &Identity, task: &mut Task, point: Point) -> Result<(), Error> {
     identity.shield.check(point).map_err(|denied| {
+        task.met_outage = true;
         identity.log.denied(point.contract().as_str(), &denied.to_string());
         Error::AccessDenied
     })

@@ -104,9 +104,12 @@ impl<'a> Consumer<'a> {
         }
     }
 
-    /// Whether policy lets the actor send anything, replies too.
-    fn permitted(&self) -> Result<(), String> {
-        self.identity.shield.check(Point::MessagingConsumer).map_err(|denied| self.denied(&denied.to_string()))
+    /// Whether policy lets the actor send anything, replies too. That it does not is no fault of the message in hand.
+    fn permitted(&mut self) -> Result<(), String> {
+        self.identity.shield.check(Point::MessagingConsumer).map_err(|denied| {
+            self.task.met_outage = true;
+            self.denied(&denied.to_string())
+        })
     }
 
     /// The link that lets this actor do `operation` on `subject`.

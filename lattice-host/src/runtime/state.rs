@@ -80,7 +80,7 @@ pub(crate) struct Task {
     /// The reply, if it is captured.
     pub(crate) reply: Option<Message>,
     pub(crate) meter: Arc<Meter>,
-    /// Whether a backend was out of reach when the actor needed it: then a failure is not the message's.
+    /// Whether a backend was out of reach, or policy forbade it, when the actor needed it: then a failure is not the message's.
     pub(crate) met_outage: bool,
 }
 

@@ -149,7 +149,7 @@ async fn each_way_out_of_an_actor_is_asked_about() {
     let check = async |denied: &str, body: &str, why: &str| {
         shield.raise(policy(&["*"], &[denied], None));
         let failed = call(&actor, body).await.unwrap_err();
-        assert!(matches!(&failed, InvokeError::Guest(text) if text.contains(why)), "{denied} {body}: {failed}");
+        assert!(matches!(&failed, InvokeError::Outage(text) if text.contains(why)), "no fault of the message: {denied} {body}: {failed}");
         shield.raise(policy(&["*"], &[], None));
         call(&actor, body).await.unwrap_or_else(|error| panic!("{body} is allowed again: {error}"));
     };
