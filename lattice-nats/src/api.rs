@@ -8,7 +8,7 @@ use async_nats::jetstream::publish::PublishAck;
 use async_nats::jetstream::response::Response;
 use async_nats::jetstream::stream::{DirectGetErrorKind, RawMessageErrorKind};
 use async_nats::jetstream::{self, stream};
-use async_nats::{HeaderMap, Request};
+use async_nats::{HeaderMap, Request, StatusCode};
 use bytes::Bytes;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -138,6 +138,7 @@ pub(crate) async fn direct_get(connection: &Connection, stream: &str, subject: &
         Err(error) => match error.kind() {
             DirectGetErrorKind::NotFound => Ok(None),
             DirectGetErrorKind::TimedOut => Err(silence(connection, API_TIMEOUT)),
+            DirectGetErrorKind::ErrorResponse(StatusCode::NO_RESPONDERS, _) => Err(ApiError::NoResponders),
             DirectGetErrorKind::ErrorResponse(status, text) => Err(ApiError::Other(format!("{status}: {text}"))),
             DirectGetErrorKind::InvalidSubject | DirectGetErrorKind::Request | DirectGetErrorKind::Other => {
                 Err(unclear(connection, &error))

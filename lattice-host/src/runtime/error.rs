@@ -215,10 +215,8 @@ impl InvokeError {
     /// The same failure of an actor that had `met_outage` of a backend: whatever it made of that, an error or a trap, or
     /// waiting for too long, would have come of any message.
     pub(crate) fn after(self, met_outage: bool) -> Self {
-        match self {
-            Self::Guest(_) | Self::Trap(_) | Self::Deadline(_) if met_outage => Self::Outage(self.to_string()),
-            other => other,
-        }
+        let may_come_of_it = matches!(self, Self::Guest(_) | Self::Trap(_) | Self::Deadline(_));
+        if met_outage && may_come_of_it { Self::Outage(self.to_string()) } else { self }
     }
 
     /// The error as the caller of `actor` shall see it.

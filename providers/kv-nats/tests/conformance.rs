@@ -97,6 +97,17 @@ async fn without_a_server_calls_fail_at_once_and_work_again_later() {
 }
 
 #[tokio::test]
+async fn a_stream_that_does_not_answer_is_unavailable() {
+    let folder = tempfile::tempdir().unwrap();
+    let (_server, connection) = start(folder.path(), &["b"]).await;
+    let bucket = KvNats::new(connection.clone()).open("b").await.unwrap();
+    // As while it elects a leader.
+    connection.jetstream().delete_stream("KV_b").await.unwrap();
+    assert!(matches!(bucket.get("k").await, Err(CallError::Unavailable(_))));
+    assert!(matches!(bucket.set("k", "1".into()).await, Err(CallError::Unavailable(_))));
+}
+
+#[tokio::test]
 async fn whoever_gives_up_counting_keeps_nobody_from_it() {
     let folder = tempfile::tempdir().unwrap();
     let (_server, connection) = start(folder.path(), &["b"]).await;

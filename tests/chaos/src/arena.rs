@@ -14,6 +14,7 @@ use async_nats::jetstream;
 use async_nats::jetstream::stream::{Info, PeerInfo};
 use e2e::{HostProcess, World, process, program, until};
 use lattice_core::id::{HostName, LatticeName};
+use lattice_core::subject;
 use rustix::process::Signal;
 use tokio::runtime::Runtime;
 
@@ -206,6 +207,15 @@ impl Arena {
     /// From now on this worker may be taken for dead.
     pub(crate) fn blame(&mut self, worker: usize) {
         self.blamed.insert(self.workers[worker].name.clone());
+    }
+
+    /// From now on hosts that are connected to this server may be taken for dead: with it they are cut off.
+    pub(crate) fn blame_clients_of(&mut self, server: usize) {
+        let clients = self.servers.get(server).clients();
+        let hosts = clients.iter().filter_map(|name| subject::host_of_connection(name)).map(|(host, _)| host);
+        let names =
+            self.observer.look(|heard| -> Vec<HostName> { hosts.filter_map(|host| Some(heard.hosts.get(&host)?.name.clone())).collect() });
+        self.blamed.extend(names);
     }
 
     /// The link of a worker.

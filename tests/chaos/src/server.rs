@@ -27,6 +27,7 @@ pub(crate) struct Server {
     pub(crate) store: PathBuf,
     port: u16,
     route: u16,
+    monitor: u16,
     child: Option<Child>,
 }
 
@@ -42,7 +43,8 @@ impl Servers {
                 let store = if number == 0 { store.map(Path::to_owned) } else { None };
                 let store = store.unwrap_or_else(|| folder.join("store"));
                 let (name, program) = (format!("n{number}"), program.clone());
-                Server { name, program, folder, store, port: http::free_port(), route: http::free_port(), child: None }
+                let (port, route, monitor) = (http::free_port(), http::free_port(), http::free_port());
+                Server { name, program, folder, store, port, route, monitor, child: None }
             })
             .collect();
         let routes: Vec<u16> = all.iter().map(|server| server.route).collect();
@@ -98,6 +100,7 @@ impl Server {
         let text = format!(
             r#"server_name: {name}
 listen: "127.0.0.1:{port}"
+http: "127.0.0.1:{monitor}"
 ping_interval: "10s"
 ping_max: 2
 write_deadline: "10s"
@@ -117,6 +120,7 @@ no_auth_user: operator
 "#,
             name = self.name,
             port = self.port,
+            monitor = self.monitor,
             log = self.folder.join("server.log").display(),
             store = self.store.display(),
         );
@@ -130,6 +134,14 @@ no_auth_user: operator
         self.child = Some(command.spawn().expect("nats-server runs"));
         let address = self.address();
         until(&format!("{} listens", self.name), &mut || std::net::TcpStream::connect(address).ok());
+    }
+
+    /// Names of the clients that are connected to it.
+    pub(crate) fn clients(&self) -> Vec<String> {
+        let list = until(&format!("{} lists its clients", self.name), &mut || http::get(self.monitor, "/connz").ok());
+        let list = list.json();
+        let all = list["connections"].as_array().into_iter().flatten();
+        all.filter_map(|client| client["name"].as_str().map(str::to_owned)).collect()
     }
 
     /// As a crash would.

@@ -1,4 +1,6 @@
-//! Faults of servers and of their disks. No host is to blame for any of them: nobody may be taken for dead.
+//! Faults of servers and of their disks. No host is to blame for any of them: nobody may be taken for dead, but who is connected
+//! to a server that stands still. Nobody hears that host before it has given up its connection, after three pings without an
+//! answer, and work that nobody can see must not wait for so long.
 
 use std::path::Path;
 use std::time::Duration;
@@ -37,12 +39,15 @@ pub(super) fn leaders_killed(arena: &mut Arena, _: &mut Fault) -> Result<(), Str
 }
 
 /// F7.
-pub(super) fn leader_paused(arena: &mut Arena, _: &mut Fault) -> Result<(), String> {
+pub(super) fn leader_paused(arena: &mut Arena, fault: &mut Fault) -> Result<(), String> {
     let leader = arena.leader_of(&subject::bucket_stream(FENCED_BUCKET));
+    arena.blame_clients_of(leader);
+    fault.expected.notes.push(format!("{} hosts on the paused server", arena.blamed().len()));
     arena.servers.get(leader).pause();
     arena.pass(PAUSED);
     arena.servers.get(leader).resume();
-    arena.until_in_step();
+    let behind = arena.behind_for_long();
+    fault.expected.check(behind.is_empty(), || format!("not up to date in time: {}", behind.join(", ")));
     Ok(())
 }
 
