@@ -12,7 +12,7 @@ use lattice_core::trust::PublicKey;
 use lattice_core::trust::clock::Time;
 use lattice_core::wire::assignment::InstancePolicy;
 use lattice_host::runtime::Shield;
-use provider_api::keyvalue::{Bucket as _, KeyValue as _};
+use provider_api::keyvalue::KeyValue as _;
 use serde_json::{Value, json};
 
 use crate::Error;
