@@ -71,7 +71,7 @@ pub(super) fn race(arena: &mut Arena, fault: &mut Fault) -> Result<(), String> {
 fn start(arena: &Arena) -> u16 {
     let port = http::free_port();
     arena.ctl("start provider builtin://http-server http").ok();
-    arena.ctl(&format!("start actor {} {ACTOR} --max 1 --require role=worker", program("http-hello").display())).ok();
+    arena.ctl(&format!("start actor {} {ACTOR} --max 1 --require role=worker", program("http_hello").display())).ok();
     arena.ctl(&format!("link put {ACTOR} http wasmcloud:httpserver default --port {port}")).ok();
     port
 }
