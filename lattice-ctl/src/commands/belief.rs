@@ -13,7 +13,7 @@ use lattice_core::id::{ActorId, LatticeName};
 use lattice_core::trust::clock::Time;
 use lattice_core::trust::{Place, PublicKey};
 
-use super::signing::{Nkeys, now_s};
+use super::signing::{Nkeys, now_s, public_key};
 use crate::connection::Session;
 use crate::error::Outcome;
 use crate::local::trusted;
@@ -23,7 +23,10 @@ use crate::local::trusted;
 /// # Errors
 /// `actor start failed: invalid claim: <why>`, with the command that signs `file` so that it is believed.
 pub(super) fn judge(session: &Session, file: &str, bytes: &[u8]) -> Result<Option<Claim>, Problem> {
-    let Some(trusted) = trusted::issuers(session.connection().url()) else { return Ok(None) };
+    let Some(known) = trusted::at(session.connection().url()) else { return Ok(None) };
+    let mut trusted = known.issuers;
+    // Without the file nobody can have signed with it lately.
+    trusted.extend(public_key(&known.signer.to_string_lossy()));
     verify(&trusted, session.name(), file, bytes).map(Some)
 }
 
@@ -42,7 +45,7 @@ fn verify(trusted: &BTreeSet<PublicKey>, lattice: &LatticeName, file: &str, byte
 /// # Errors
 /// `capability denied: <contract>`, with the command that allows it.
 pub(super) async fn check_link(session: &Session, desired: &Desired, actor: &ActorId, contract: Contract) -> Outcome {
-    if trusted::issuers(session.connection().url()).is_none() {
+    if trusted::at(session.connection().url()).is_none() {
         return Ok(());
     }
     let Some(spec) = desired.components.get(actor) else { return Ok(()) };

@@ -4,6 +4,7 @@
 //! to them; then they say so, and the command that waits for them does.
 
 use std::collections::BTreeSet;
+use std::path::PathBuf;
 
 use lattice_core::trust::PublicKey;
 use serde::Deserialize;
@@ -19,19 +20,31 @@ const MAX_BYTES: u64 = 256 * 1024;
 struct Kept {
     #[serde(default)]
     issuers: Option<BTreeSet<PublicKey>>,
+    #[serde(default)]
+    signer: Option<PathBuf>,
 }
 
-/// Accounts whose actors the hosts behind the server at `url` run; none if any actor runs there, or if it is not known.
-pub(crate) fn issuers(url: &str) -> Option<BTreeSet<PublicKey>> {
+/// Whose actors hosts run.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Trusted {
+    /// Accounts that were named.
+    pub(crate) issuers: BTreeSet<PublicKey>,
+    /// The key file that signs lattice's own actors, whose key counts as well.
+    pub(crate) signer: PathBuf,
+}
+
+/// Whose actors the hosts behind the server at `url` run; none if any actor runs there, or if it is not known.
+pub(crate) fn at(url: &str) -> Option<Trusted> {
     kept(&context::folder_at(url)?)
 }
 
-fn kept(folder: &Folder) -> Option<BTreeSet<PublicKey>> {
+fn kept(folder: &Folder) -> Option<Trusted> {
     use std::io::Read as _;
     let mut text = String::new();
     std::fs::File::open(folder.root().join("trust.json")).ok()?.take(MAX_BYTES).read_to_string(&mut text).ok()?;
     let kept: Kept = serde_json::from_str(&text).ok()?;
-    kept.issuers.filter(|issuers| !issuers.is_empty())
+    let issuers = kept.issuers.filter(|issuers| !issuers.is_empty())?;
+    Some(Trusted { issuers, signer: kept.signer.unwrap_or_else(|| folder.root().join("keys").join("lattice.nk")) })
 }
 
 #[cfg(test)]
@@ -47,7 +60,7 @@ mod tests {
         assert_eq!(kept(&folder), None);
         let check = |text: &str, expected: usize| {
             std::fs::write(folder.root().join("trust.json"), text).unwrap();
-            assert_eq!(kept(&folder).map_or(0, |issuers| issuers.len()), expected, "{text}");
+            assert_eq!(kept(&folder).map_or(0, |trusted| trusted.issuers.len()), expected, "{text}");
         };
         check("{}", 0);
         check(r#"{"issuers":[]}"#, 0);

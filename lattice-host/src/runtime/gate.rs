@@ -5,6 +5,9 @@ use lattice_core::claims::{Claim, Refused};
 
 /// Asked before code is compiled and each time that it is loaded, wherever it comes from.
 pub trait Gatekeeper: Send + Sync {
+    /// Whether anything is asked at all: then code whose sections cannot be read is refused as well.
+    fn asks(&self) -> bool;
+
     /// Whether the code that carries this may be compiled. Nothing is remembered of it.
     ///
     /// # Errors
@@ -23,6 +26,10 @@ pub trait Gatekeeper: Send + Sync {
 pub struct NoGate;
 
 impl Gatekeeper for NoGate {
+    fn asks(&self) -> bool {
+        false
+    }
+
     fn check(&self, _carried: &Carried) -> Result<(), Refused> {
         Ok(())
     }

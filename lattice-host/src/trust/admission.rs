@@ -49,6 +49,10 @@ impl Admission {
 }
 
 impl Gatekeeper for Admission {
+    fn asks(&self) -> bool {
+        !self.trusted.is_empty()
+    }
+
     fn check(&self, carried: &Carried) -> Result<(), Refused> {
         if self.trusted.is_empty() {
             return Ok(());

@@ -1,7 +1,7 @@
 //! Signed actors and policies in force: what one host does about them, with and without a network.
 
 use std::collections::BTreeSet;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use lattice_core::claims::sections::{self, CLAIM_SECTION, Carried};
@@ -109,7 +109,7 @@ impl World {
     }
 
     /// The report of NEDGE01 as soon as `id` is in a state that starts with `state`.
-    async fn state(&self, id: &str, state: &str) -> HostReport {
+    async fn until_state(&self, id: &str, state: &str) -> HostReport {
         let id: ActorId = actor(id);
         self.report("NEDGE01", |report| report.components.get(&id).is_some_and(|found| found.state.to_string().starts_with(state))).await
     }
@@ -190,17 +190,17 @@ async fn older_code_is_refused_unless_a_policy_lets_it_in() {
     });
     world.wants("new", newer, &report.id).await;
     world.commit().await;
-    world.state("new", "waiting: no link for wasi:keyvalue").await;
+    world.until_state("new", "waiting: no link for wasi:keyvalue").await;
     // What was seen outlives the host.
     stopped(host).await;
     let _host = HostProcess::start(&world.host_dir("NEDGE01"), &[]);
     world.wants("old", old, &report.id).await;
     world.report("NEDGE01", |again| again.incarnation != report.incarnation).await;
     world.commit().await;
-    let state = world.state("old", "failed").await.components[&actor("old")].state.to_string();
+    let state = world.until_state("old", "failed").await.components[&actor("old")].state.to_string();
     assert!(state.contains("echo 1.0.0 rev 0 is older than 2.0.0 rev 0, which was seen here"), "{state}");
     issuer.put(&world, 1, &[], |bundle| bundle.allow_older = BTreeSet::from([permit])).await;
-    world.state("old", "running").await;
+    world.until_state("old", "running").await;
     let forced = event(&mut events, |event| event.kind == EventKind::ClaimForced).await;
     assert!(forced.message.contains("2.0.0 rev 0 was seen here: a policy lets it in"), "{forced:?}");
 }
@@ -213,7 +213,7 @@ async fn a_link_that_the_claim_does_not_allow_is_not_made() {
     world.wants("kv", issuer.sign("kv-user", |claim| claim.allow = BTreeSet::from(["wasmcloud:messaging".to_owned()])), &report.id).await;
     world.link("kv", ProviderKind::KvMemory, &[("bucket", "a")]).await;
     world.commit().await;
-    let state = world.state("kv", "failed").await.components[&actor("kv")].state.to_string();
+    let state = world.until_state("kv", "failed").await.components[&actor("kv")].state.to_string();
     assert!(state.starts_with("failed: capability denied: wasmcloud:keyvalue: the claim of kv does not allow it"), "{state}");
     assert!(state.contains("--allow wasmcloud:keyvalue,wasmcloud:messaging"), "{state}");
 }
@@ -227,7 +227,7 @@ async fn a_revoked_key_stops_what_it_signed() {
     world.wants("good", issuer.sign("echo", |_| {}), &report.id).await;
     world.running("NEDGE01", "good").await;
     admin.put(&world, 1, &[], |bundle| bundle.revoked_keys = BTreeSet::from([issuer.key.clone()])).await;
-    let state = world.state("good", "failed").await.components[&actor("good")].state.to_string();
+    let state = world.until_state("good", "failed").await.components[&actor("good")].state.to_string();
     assert!(state.contains("was revoked"), "{state}");
 }
 
@@ -246,7 +246,7 @@ async fn a_denied_contract_stops_the_actor_until_a_policy_allows_it_again() {
     assert_eq!(world.request("site.kv", "set a 1").await, "ok");
 
     issuer.put(&world, 2, &["wasmcloud:keyvalue"], |_| {}).await;
-    let report = world.state("kv", "failed").await;
+    let report = world.until_state("kv", "failed").await;
     let state = report.components[&actor("kv")].state.to_string();
     assert!(state.starts_with("failed: capability denied: wasmcloud:keyvalue: policy edge v2 denies it"), "{state}");
     assert_eq!(report.components[&actor("echo")].state, ComponentState::Running, "who needs it not runs on");
@@ -262,10 +262,10 @@ async fn a_denied_contract_stops_the_actor_until_a_policy_allows_it_again() {
     issuer.put(&world, 2, &[], |_| {}).await;
     let refused = event(&mut events, |event| event.kind == EventKind::PolicyRefused).await;
     assert!(refused.message.contains("other content"), "{refused:?}");
-    world.state("kv", "failed").await;
+    world.until_state("kv", "failed").await;
 
     issuer.put(&world, 3, &[], |_| {}).await;
-    world.state("kv", "running").await;
+    world.until_state("kv", "running").await;
     assert_eq!(world.request("site.kv", "set a 2").await, "ok");
     event(&mut events, |event| event.kind == EventKind::PolicyResumed && event.message.contains("kv")).await;
 }
@@ -331,8 +331,8 @@ async fn without_a_network_the_policies_of_last_time_hold() {
     let host = restarted(&world, &[]);
     logged(&host, "version 1 of edge was in force here and cannot be read").await;
     world.start_server(port).await;
-    world.state("echo", "running").await;
-    let report = world.state("kv", "failed").await;
+    world.until_state("echo", "running").await;
+    let report = world.until_state("kv", "failed").await;
     assert_eq!(report.policy.unwrap().lost, None);
 }
 
@@ -347,7 +347,7 @@ async fn without_a_network_cached_code_is_judged_as_well() {
     world.wants("short", issuer.sign("echo", |claim| (claim.name, claim.expires) = ("short".to_owned(), short)), &report.id).await;
     let generation = world.commit().await;
     world.report("NEDGE01", |report| report.applied_generation >= generation).await;
-    world.state("short", "running").await;
+    world.until_state("short", "running").await;
     stopped(host).await;
     world.stop_server().await;
     eventually("the claim has expired", async || (now_s() > short).then_some(())).await;
@@ -371,24 +371,26 @@ async fn a_policy_that_expires_lets_nothing_new_start() {
     assert_eq!(world.request("site.echo", "hello").await, "hello", "what runs runs on");
     world.wants("late", program("echo"), &report.id).await;
     world.commit().await;
-    let state = world.state("late", "failed").await.components[&actor("late")].state.to_string();
+    let state = world.until_state("late", "failed").await.components[&actor("late")].state.to_string();
     assert!(state.contains("policy edge v1 expired"), "{state}");
     issuer.put(&world, 2, &[], |_| {}).await;
-    world.state("late", "running").await;
+    world.until_state("late", "running").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn where_nothing_is_allowed_by_default_nothing_starts_before_a_policy() {
     let mut world = World::start().await;
     let issuer = Issuer::new();
-    let flags = ["--trust-policies", issuer.key.as_str(), "--policy-default", "deny"];
-    let (_host, report) = world.joined_with("NEDGE01", &flags).await;
+    let (host, report) = world.joined("NEDGE01").await;
     world.wants("echo", program("echo"), &report.id).await;
-    world.commit().await;
-    let state = world.state("echo", "failed").await.components[&actor("echo")].state.to_string();
+    world.running("NEDGE01", "echo").await;
+    stopped(host).await;
+    // What it was given to run is on its disk.
+    let _host = restarted(&world, &["--trust-policies", issuer.key.as_str(), "--policy-default", "deny"]);
+    let state = world.until_state("echo", "failed").await.components[&actor("echo")].state.to_string();
     assert!(state.contains("no policy has reached this host yet"), "{state}");
-    tokio::time::timeout(Duration::from_secs(60), issuer.put(&world, 1, &[], |_| {})).await.unwrap();
-    world.state("echo", "running").await;
+    issuer.put(&world, 1, &[], |_| {}).await;
+    world.until_state("echo", "running").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -403,13 +405,13 @@ async fn internal_only_means_internal_servers_only() {
         world.link(id, ProviderKind::MessagingNats, &values).await;
     }
     world.commit().await;
-    world.state("outside", "running").await;
+    world.until_state("outside", "running").await;
     assert_eq!(world.request("site.inside", "hello").await, "hello");
     issuer.put(&world, 1, &[], |bundle| bundle.policy.network_restrictions = vec!["internal-only".to_owned()]).await;
-    let state = world.state("outside", "failed").await.components[&actor("outside")].state.to_string();
+    let state = world.until_state("outside", "failed").await.components[&actor("outside")].state.to_string();
     assert!(state.contains("policy edge v1 restricts the network to internal addresses, and 8.8.8.8 is none"), "{state}");
-    world.state("inside", "running").await;
+    world.until_state("inside", "running").await;
     assert_eq!(world.request("site.inside", "hello").await, "hello");
     issuer.put(&world, 2, &[], |_| {}).await;
-    world.state("outside", "running").await;
+    world.until_state("outside", "running").await;
 }

@@ -15,7 +15,7 @@ use crate::clock::Millis;
 use crate::dice::Dice;
 use crate::env::{Env, HostIx};
 use crate::host::Host;
-use crate::invariants::Rule;
+use crate::invariants;
 use crate::scene;
 use crate::server::Server;
 use crate::store::Put;
@@ -210,7 +210,7 @@ impl Laggards {
             let late = self.handle(host.ix, link.conn, sound, desk.newest_is_stored && has < version, env.now);
             if late > KNOWN_WITHIN {
                 let what = format!("h{} could have known policy v{version} for {late} ms and enforces v{has}", host.ix);
-                env.watch.fail(Rule::PolicyLate, what);
+                env.watch.fail(invariants::Rule::PolicyLate, what);
             }
         }
     }
