@@ -223,10 +223,8 @@ impl Keeper {
         let owned = slots::are_owned(&order.spec);
         let system = is_system(&order.spec);
         let force = self.around.shield.in_force();
-        let is_other = |running: &Running| {
-            let elsewhere = running.bound.iter().any(|bound| bound.is_stale(&force));
-            running.owned != owned || running.system != system || elsewhere
-        };
+        let is_stale = |running: &Running| running.bound.iter().any(|bound| bound.is_stale(&force));
+        let is_other = |running: &Running| running.owned != owned || running.system != system || is_stale(running);
         let other = running.as_ref().is_some_and(is_other);
         let running = if other { self.end(running) } else { running };
         let bound = match self.bind(running.as_ref(), order, &force).await {

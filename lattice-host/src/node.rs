@@ -103,30 +103,7 @@ impl Node {
         let metrics = Metrics::new();
         let (recorder, recorded) = Recorder::new(origin.clone(), metrics.events_dropped.clone());
         let logs = Arc::new(LogRing::new(recorder.clone()));
-        let (ledger, found) = Ledger::open(data_dir.path());
-        let (ledger, clock) = (Arc::new(ledger), Arc::new(Clock::new(found.floor_s)));
-        let shield = Shield::open();
-        let post = Post {
-            origin: origin.clone(),
-            labels: config.labels.clone(),
-            lattice: config.lattice.clone(),
-            keys: config.trust.policies.clone(),
-            preset: config.policy_default,
-            clock: clock.clone(),
-            ledger: ledger.clone(),
-            shield: shield.clone(),
-        };
-        // Nothing runs before what was kept is in force.
-        let mut warden = Warden::restore(post, found);
-        let admission = Admission {
-            trusted: config.trust.actors.clone(),
-            lattice: config.lattice.clone(),
-            clock,
-            ledger,
-            shield: shield.clone(),
-            recorder: recorder.clone(),
-        };
-        let desk = PolicyDesk::new(warden.told(false), shield.in_force(), !config.trust.policies.is_empty());
+        let Trusting { warden, admission, shield, desk } = Trusting::restore(&config, &data_dir, &origin, &recorder);
         let runtime = start_runtime(&config, &data_dir, logs.clone(), admission, shield.clone())?;
         let connection = connect(&config, subject::connection_name(&origin.host, &origin.incarnation)).await?;
         let lattice = Lattice::new(connection.clone(), config.lattice.clone());
@@ -188,6 +165,44 @@ impl Node {
         }
         tracing::info!("host ends");
         Ok(())
+    }
+}
+
+/// Whom this host believes, and what is in force from its disk.
+struct Trusting {
+    warden: Warden,
+    admission: Admission,
+    shield: Arc<Shield>,
+    desk: PolicyDesk,
+}
+
+impl Trusting {
+    /// Nothing runs before what was kept is in force.
+    fn restore(config: &Config, data_dir: &DataDir, origin: &Origin, recorder: &Recorder) -> Self {
+        let (ledger, found) = Ledger::open(data_dir.path());
+        let (ledger, clock) = (Arc::new(ledger), Arc::new(Clock::new(found.floor_s)));
+        let shield = Shield::open();
+        let post = Post {
+            origin: origin.clone(),
+            labels: config.labels.clone(),
+            lattice: config.lattice.clone(),
+            keys: config.trust.policies.clone(),
+            preset: config.policy_default,
+            clock: clock.clone(),
+            ledger: ledger.clone(),
+            shield: shield.clone(),
+        };
+        let mut warden = Warden::restore(post, found);
+        let desk = PolicyDesk::new(warden.told(false), shield.in_force(), !config.trust.policies.is_empty());
+        let admission = Admission {
+            trusted: config.trust.actors.clone(),
+            lattice: config.lattice.clone(),
+            clock,
+            ledger,
+            shield: shield.clone(),
+            recorder: recorder.clone(),
+        };
+        Self { warden, admission, shield, desk }
     }
 }
 

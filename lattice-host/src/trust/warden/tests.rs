@@ -132,14 +132,14 @@ fn what_was_lost_denies_everything_until_it_was_read_again() {
         std::fs::write(&path, &whole[..whole.len() / 2]).unwrap();
         // Twice: what is written meanwhile does not hide the loss.
         desk.warden(|| NOW).post.ledger.keep_floor(NOW + 5).unwrap();
-        let mut warden = desk.warden(|| NOW);
+        let mut warden = desk.warden(|| NOW + 10);
         assert!(denies(&warden) && warden.post.shield.in_force().may_start().is_err(), "{file}");
         let told = warden.told(false);
         assert_eq!(kinds(&told), [EventKind::TrustLost]);
         assert!(told.enforced.lost.is_some());
         warden.handle_read(&policy);
         assert!(!denies(&warden) && warden.told(true).enforced.lost.is_none());
-        assert!(!denies(&desk.warden(|| NOW)), "{file} is whole again");
+        assert!(!denies(&desk.warden(|| NOW + 10)), "{file} is whole again");
     }
 }
 
