@@ -216,8 +216,13 @@ mod tests {
         for allowed in ["lat.default.req.all.report", "lat.default.probe"] {
             assert!(may(allowed), "{allowed}");
         }
-        for denied in ["lat.default.hb.eu.N", "lat.default.req.all.ping", "lat.other.probe", "$KV.LAT_default_PLAN.head", "$KV.LAT_default_POLICY.policy.a"]
-        {
+        for denied in [
+            "lat.default.hb.eu.N",
+            "lat.default.req.all.ping",
+            "lat.other.probe",
+            "$KV.LAT_default_PLAN.head",
+            "$KV.LAT_default_POLICY.policy.a",
+        ] {
             assert!(!may(denied), "{denied}");
         }
         let heard: Vec<&str> = messaging.iter().flat_map(|settings| &settings.subscriptions).map(SubjectPattern::as_str).collect();
