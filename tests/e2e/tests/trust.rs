@@ -70,6 +70,7 @@ fn only_signed_actors_run_and_only_with_what_their_claim_allows() {
     // The command that the hint names mends it.
     sign(&world, "kv_user", "--allow wasmcloud:keyvalue,wasmcloud:messaging --ver 1.0.1").ok();
     world.line("start actor file://./kv_user.wasm kv --allow-update").ok();
+    world.line("link put kv kv wasmcloud:keyvalue default --bucket edge-data").ok();
     world.until_actor("kv", "running");
     assert_eq!(world.call("kv", "set a 1\nget a").ok().trim(), "ok\n1");
 
