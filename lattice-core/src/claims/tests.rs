@@ -9,6 +9,9 @@ use crate::trust::testing::{Hashes, key, sign};
 const NOW: u64 = 1_795_000_000;
 const DAY: u64 = 86_400;
 
+/// Makes another token of a sound one.
+type Rewrite = Box<dyn Fn(&str) -> String>;
+
 /// What a component says, and who says it; each test changes one thing.
 struct Signing {
     code: Vec<u8>,
@@ -16,7 +19,7 @@ struct Signing {
     /// Whose key makes the claim's signature.
     by: PublicKey,
     /// The token, if there is one.
-    token: Option<Box<dyn Fn(&str) -> String>>,
+    token: Option<Rewrite>,
 }
 
 impl Signing {
