@@ -1,6 +1,6 @@
 //! Policy: how long until all hosts enforce a new one, and what asking it costs each call.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use lattice_core::id::LatticeName;
@@ -13,7 +13,8 @@ use lattice_core::trust::clock::Time;
 use lattice_core::wire::assignment::InstancePolicy;
 use lattice_host::runtime::Shield;
 use provider_api::keyvalue::KeyValue as _;
-use serde_json::{Value, json};
+use serde::Deserialize;
+use serde_json::json;
 
 use crate::Error;
 use crate::bench::Bench;
@@ -52,10 +53,10 @@ pub(crate) async fn in_force(bench: &Bench) -> Result<Outcome, Error> {
         for _ in 0..if bench.quick { FEW } else { PUTS } {
             version += 1;
             let done = fleet.put(version).await?;
-            let all = done["state"] == "enforced" && done["hosts"] == hosts && done["policies"][POLICY] == version;
+            let all = done.state == "enforced" && done.hosts == Some(hosts) && done.policies.get(POLICY) == Some(&version);
             checks.right += u64::from(all);
             checks.wrong += u64::from(!all);
-            took.push(done["took_ms"].as_f64().ok_or("`policy put` does not say how long it took")?);
+            took.push(done.took_ms.ok_or("`policy put` does not say how long it took")?);
         }
         took.sort_by(f64::total_cmp);
         let line = |q: f64, part: &str| -> Result<Line, Error> {
@@ -96,7 +97,7 @@ pub(crate) async fn calls(bench: &Bench) -> Result<Outcome, Error> {
 
 /// A policy in force with as many rules as a policy may have, none of which denies what is called.
 fn largest() -> Result<InForce, Error> {
-    let rule = |number: usize| Rule::new(&format!("vendor-{number}:nothing"));
+    let rule = |number: usize| Rule::new(format!("vendor-{number}:nothing"));
     let mut policy = SecurityPolicy::edge_default()?;
     policy.denied_contracts = (policy.allowed_contracts.len()..MAX_RULES).map(rule).collect::<Result<_, _>>()?;
     let bundle = Bundle {
@@ -113,6 +114,27 @@ fn largest() -> Result<InForce, Error> {
     Ok(InForce::of_bundles([&bundle], Preset::Deny, Time::exact(1)))
 }
 
+/// What `keys gen` prints.
+#[derive(Deserialize)]
+struct Generated {
+    public_key: String,
+}
+
+/// What `up` prints.
+#[derive(Deserialize)]
+struct Up {
+    nats_url: String,
+}
+
+/// What `policy put` prints.
+#[derive(Deserialize)]
+struct Done {
+    state: String,
+    policies: BTreeMap<String, u64>,
+    hosts: Option<usize>,
+    took_ms: Option<f64>,
+}
+
 /// Hosts that trust one issuer.
 struct Lattice<'a> {
     bench: &'a Bench,
@@ -125,23 +147,23 @@ struct Lattice<'a> {
 impl<'a> Lattice<'a> {
     async fn start(bench: &'a Bench) -> Result<Self, Error> {
         let folder = tempfile::tempdir_in(&bench.scratch)?;
-        let run = async |words: &[&str]| -> Result<Value, Error> {
+        let run = async |words: &[&str]| -> Result<String, Error> {
             let mut command = fleet::ctl(bench, &folder, None)?;
             command.args(words).current_dir(folder.path());
-            Ok(serde_json::from_str(&fleet::output(command).await?)?)
+            fleet::output(command).await
         };
-        let key = run(&["keys", "gen", "account", "-o", "json"]).await?;
-        let issuer = PublicKey::new(key["public_key"].as_str().ok_or("`keys gen` named no key")?)?;
+        let key: Generated = serde_json::from_str(&run(&["keys", "gen", "account", "-o", "json"]).await?)?;
+        let issuer = PublicKey::new(key.public_key)?;
         let hosts = HOSTS.to_string();
         let up = ["up", "--detach", "--nats-port", "0", "--data-dir", "data", "--no-scheduler", "--no-failover", "-o", "json"];
         let up = run(&[&up, ["--hosts", &hosts, "--trust-issuer", issuer.as_str()].as_slice()].concat()).await?;
-        let nats_url = up["nats_url"].as_str().ok_or("`up` named no address")?.to_owned();
-        Ok(Self { bench, folder, nats_url, name: LatticeName::new("default")?, issuer })
+        let up: Up = serde_json::from_str(&up)?;
+        Ok(Self { bench, folder, nats_url: up.nats_url, name: LatticeName::new("default")?, issuer })
     }
 
     /// Puts a policy that is another one than the last; what `policy put` says of it.
-    async fn put(&self, version: u64) -> Result<Value, Error> {
-        let denied: &[&str] = if version % 2 == 0 { &[] } else { &["wasmcloud:keyvalue"] };
+    async fn put(&self, version: u64) -> Result<Done, Error> {
+        let denied: &[&str] = if version.is_multiple_of(2) { &[] } else { &["wasmcloud:keyvalue"] };
         let policy = json!({
             "policy_id": POLICY, "version": version, "allowed_contracts": ["*"], "denied_contracts": denied,
             "max_actor_memory_mb": 64, "network_restrictions": [],

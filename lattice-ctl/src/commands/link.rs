@@ -23,7 +23,7 @@ pub(crate) enum Link {
 impl Link {
     pub(super) async fn run(self, output: &Output) -> Outcome {
         match self {
-            Self::Put(verb) => verb.run(output).await,
+            Self::Put(verb) => Box::pin(verb.run(output)).await,
             Self::Del(verb) => verb.run(output).await,
             Self::Query(verb) => verb.run(output).await,
         }

@@ -40,9 +40,9 @@ impl Signer {
     /// # Errors
     /// With the command that makes a key, or makes it private.
     pub(crate) fn read(path: &Path, purpose: Purpose) -> Result<Self, Problem> {
-        let pair = keys::read(path).map_err(|problem| match problem.code {
-            ErrorCode::NotFound => problem.hint("lattice-ctl keys gen account makes one"),
-            _ => problem,
+        let pair = keys::read(path).map_err(|problem| {
+            let is_missing = problem.code == ErrorCode::NotFound;
+            if is_missing { problem.hint("lattice-ctl keys gen account makes one") } else { problem }
         })?;
         check_private(path)?;
         let public = public(&pair)?;
