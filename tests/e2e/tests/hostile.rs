@@ -333,7 +333,7 @@ fn hostile_requests(port: u16) {
 fn a_wrong_config_value_loses_nothing() {
     let world = World::up(1);
     let bus = world.bus();
-    let results = bus.hear(&format!("edge.result.{REGION}"));
+    let (results, dead) = (bus.hear(&format!("edge.result.{REGION}")), bus.hear(&format!("edge.dead.{REGION}")));
     let port = world.start_edge_processor("NEDGE01", "jetstream");
     world.line("config put edge-processor temp_threshold=hot").ok();
     let reading = |id: &str| format!(r#"{{"device_id":"{id}","temperature":50}}"#);
@@ -345,7 +345,14 @@ fn a_wrong_config_value_loses_nothing() {
     bus.store("edge.sensor.ap-east-1", reading("early"));
     world.until("the failure shows in the log", || world.line("logs edge-processor").ok().contains(reason).then_some(()));
     world.line("config put edge-processor temp_threshold=45").ok();
-    assert_eq!(results.of_device("early")["alert_level"], "critical", "repaired in time, the reading is not lost");
+    // Repaired in time, it is worked on; where the machine is slow its third failure may come first.
+    world.until("the early reading is worked on, or set aside", || {
+        let is_critical = results.json().iter().any(|result| result["device_id"] == "early" && result["alert_level"] == "critical");
+        let is_aside = |letter: &Value| letter["payload"].to_string().contains("early") && letter["reason"].to_string().contains(reason);
+        (is_critical || dead.json().iter().any(is_aside)).then_some(())
+    });
+    bus.store("edge.sensor.ap-east-1", reading("late"));
+    assert_eq!(results.of_device("late")["alert_level"], "critical", "from the repair on");
     world.line("config put edge-processor alert_enabled=perhaps").ok();
     let perhaps = world.ctl(&["call", "edge-processor", "--subject", "edge.sensor.ap-east-1", "--data", &reading("called")]);
     perhaps.fails(1, "config value alert_enabled=`perhaps` is neither `true` nor `false`");
