@@ -147,16 +147,16 @@ struct Lattice<'a> {
 impl<'a> Lattice<'a> {
     async fn start(bench: &'a Bench) -> Result<Self, Error> {
         let folder = tempfile::tempdir_in(&bench.scratch)?;
-        let run = async |words: &[&str]| -> Result<String, Error> {
+        let run = async |words: &[&str], dir: &str| -> Result<String, Error> {
             let mut command = fleet::ctl(bench, &folder, None)?;
-            command.args(words).current_dir(folder.path());
+            command.args(words).arg(folder.path().join(dir));
             fleet::output(command).await
         };
-        let key: Generated = serde_json::from_str(&run(&["keys", "gen", "account", "-o", "json"]).await?)?;
+        let key: Generated = serde_json::from_str(&run(&["keys", "gen", "account", "-o", "json", "--dir"], "keys").await?)?;
         let issuer = PublicKey::new(key.public_key)?;
         let hosts = HOSTS.to_string();
-        let up = ["up", "--detach", "--nats-port", "0", "--data-dir", "data", "--no-scheduler", "--no-failover", "-o", "json"];
-        let up = run(&[&up, ["--hosts", &hosts, "--trust-issuer", issuer.as_str()].as_slice()].concat()).await?;
+        let up = ["up", "--detach", "--nats-port", "0", "--no-scheduler", "--no-failover", "-o", "json"];
+        let up = run(&[&up, ["--hosts", &hosts, "--trust-issuer", issuer.as_str(), "--data-dir"].as_slice()].concat(), "data").await?;
         let up: Up = serde_json::from_str(&up)?;
         Ok(Self { bench, folder, nats_url: up.nats_url, name: LatticeName::new("default")?, issuer })
     }
@@ -168,9 +168,10 @@ impl<'a> Lattice<'a> {
             "policy_id": POLICY, "version": version, "allowed_contracts": ["*"], "denied_contracts": denied,
             "max_actor_memory_mb": 64, "network_restrictions": [],
         });
-        std::fs::write(self.folder.path().join("policy.json"), policy.to_string())?;
+        let (file, issuer) = (self.folder.path().join("policy.json"), self.folder.path().join("keys/account.nk"));
+        std::fs::write(&file, policy.to_string())?;
         let mut command = fleet::ctl(self.bench, &self.folder, Some(&self.nats_url))?;
-        command.args(["policy", "put", "policy.json", "-o", "json"]).current_dir(self.folder.path());
+        command.args(["policy", "put", "-o", "json", "--issuer"]).arg(issuer).arg(file);
         Ok(serde_json::from_str(&fleet::output(command).await?)?)
     }
 }

@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use lattice_core::id::{Generation, HostId};
+use lattice_core::id::{Generation, HostId, Revision};
 use lattice_core::needs::Class;
 use lattice_core::ownership::SlotId;
 use lattice_core::plan::Head;
@@ -99,6 +99,8 @@ pub struct Watch {
     running: BTreeMap<SlotId, BTreeSet<HostIx>>,
     asleep: BTreeSet<HostIx>,
     standing: BTreeMap<HostId, Verdict>,
+    /// On which revision each of them was written.
+    written_on: BTreeMap<HostId, Option<u64>>,
     deaths: Vec<Millis>,
     policies: BTreeMap<HostId, u64>,
     /// Starts of hosts whose leases were ended on their behalf, by the names of their connections, and the plan of that time.
@@ -227,6 +229,7 @@ impl Watch {
         let Some(verdict) = put.body.as_ref().and_then(|body| wire::decode::<Verdict>(body).ok()) else { return };
         let dead = |verdict: &Verdict| verdict.standing == Standing::Dead;
         let before = self.standing.insert(verdict.host.clone(), verdict.clone());
+        self.written_on.insert(verdict.host.clone(), put.expected.as_ref().map(|(_, revision)| *revision));
         let was = before.as_ref().is_some_and(|before| dead(before) && before.incarnation == verdict.incarnation);
         if dead(&verdict) && !was {
             self.seen.deaths += 1;
@@ -412,6 +415,12 @@ impl Watch {
     /// The verdict in force about a host.
     pub fn standing(&self, host: &HostId) -> Option<&Verdict> {
         self.standing.get(host)
+    }
+
+    /// Whether a verdict about a host that is to be written on `revision` comes too late: somebody else's was.
+    pub fn is_overtaken(&self, host: &HostId, revision: Option<Revision>) -> bool {
+        let written_on = self.written_on.get(host).copied().flatten();
+        written_on.is_some() && written_on == revision.map(|revision| revision.0)
     }
 }
 

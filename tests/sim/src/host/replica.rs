@@ -330,7 +330,9 @@ impl Host {
         let Ok(verdict) = wire::decode::<Verdict>(&change.value) else { return };
         let known = env.watch.standing(&verdict.host).filter(|known| known.incarnation == verdict.incarnation);
         let doubts = matches!(verdict.standing, Standing::Dead | Standing::Suspect);
-        if !doubts || known.is_some_and(|known| known.standing == Standing::Dead) {
+        // What loses its race is no verdict.
+        let is_overtaken = env.watch.is_overtaken(&verdict.host, change.expected);
+        if !doubts || is_overtaken || known.is_some_and(|known| known.standing == Standing::Dead) {
             return;
         }
         let now = local.saturating_sub(replica.began);
