@@ -48,7 +48,7 @@ pub(crate) struct Put {
     #[arg(long, visible_alias = "directory", value_name = "DIR", default_value = DEFAULT_FOLDER, env = "WASH_KEYS", hide_env = true)]
     dir: PathBuf,
 
-    /// Hosts that it is for: all, region=<region>, label:<name>=<value>, host=<name or id>
+    /// Hosts that it is for: all, region=REGION, label:NAME=VALUE, host=NAME (or its id)
     #[arg(long, value_name = "SCOPE", default_value = "all")]
     scope: Scope,
 
@@ -68,7 +68,7 @@ pub(crate) struct Put {
     #[arg(long = "revoke", value_name = "KEY", value_delimiter = ',')]
     revoked: Vec<String>,
 
-    /// Older code that may run although newer was seen: <name in its claim>=<digest in its claim>
+    /// Older code that may run although newer was seen, by name and digest as `claim inspect` shows them
     #[arg(long, value_name = "NAME=DIGEST", value_parser = permit)]
     allow_older: Vec<Permit>,
 
