@@ -2,7 +2,8 @@
 //!
 //! A state machine without I/O, like [`crate::scheduler`]. Whoever drives it hands over what comes in
 //! ([`Failover::handle_message`]), then carries out each [`Step`] of [`Failover::poll_step`] and hands over what came of it,
-//! until there is none. Every message may be such an occasion; besides, [`Failover::poll_timeout`] says when to come back.
+//! until there is none. Every message is such an occasion, and where time alone makes something due a message is asked for
+//! ([`Step::Wake`]).
 //!
 //! **Invariants.** There is no leader. A verdict is written on condition of the one that was read: of replicas that race
 //! one wins, and that one alone says so and keeps the record. After a conflict the key is read before anything is judged
@@ -11,6 +12,7 @@
 //!
 //! * `hear`: what comes in as messages
 //! * `stored`: what is in the store, as far as is known
+//! * `ticks`: how time passes
 //! * `leases`: ending the leases of hosts that are gone
 //! * `course`: the course of one failover, step by step
 //! * `history`: failovers of this replica's time, and what they took
@@ -24,6 +26,7 @@ mod leases;
 mod poison;
 mod status;
 mod stored;
+mod ticks;
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -43,6 +46,7 @@ use history::History;
 use leases::Leases;
 use poison::Poison;
 use stored::{Freeze, Stored};
+use ticks::Ticks;
 
 /// Between two looks whether stored state has moved on: a change that was not heard is found within this time.
 const LOOK_EVERY_MS: Millis = RESYNC_INTERVAL.as_millis() as Millis / 12;
@@ -54,8 +58,6 @@ const MAX_CONFLICTS: u32 = 10;
 const MAX_OUTBOX: usize = 1_024;
 /// Most assignments that are read one by one; if more have changed the whole plan is read.
 const MAX_SINGLE_READS: usize = 32;
-/// Longest wait of the driver at a time: what comes in meanwhile waits as long.
-const WAIT_AT_MOST_MS: Millis = 50;
 
 /// Something to be done, in this order. Each answer goes to the method that the step names; [`Failover::handle_failure`]
 /// if there is none.
@@ -65,6 +67,13 @@ pub enum Step {
     AskHosts,
     /// Ask one host for a heartbeat.
     Ask(HostId),
+    /// Ask the replica's own host for a heartbeat at a time to come.
+    Wake {
+        /// The host.
+        host: HostId,
+        /// In so many milliseconds.
+        after_ms: u64,
+    },
     /// Read the last revisions of the buckets of desired state, plan and verdicts: [`Failover::handle_revisions`].
     Look,
     /// Read desired state: [`Failover::handle_desired`].
@@ -122,13 +131,7 @@ pub struct Failover {
     leases: Leases,
     history: History,
     poison: Poison,
-    /// The replica's own host, and when its heartbeat came last.
-    own: Option<HostId>,
-    ticked: Millis,
-    /// Whether its own host was asked for a heartbeat that has not come yet.
-    tick_asked: Option<Millis>,
-    /// Whether it is to be asked although nothing is due yet: a deadline is close.
-    tick_wanted: bool,
+    ticks: Ticks,
     pending: Option<Pending>,
     outbox: VecDeque<Step>,
     asked: bool,
@@ -161,10 +164,7 @@ impl Failover {
             leases: Leases::default(),
             history: History::default(),
             poison: Poison::default(),
-            own: None,
-            ticked: now,
-            tick_asked: None,
-            tick_wanted: false,
+            ticks: Ticks::new(now),
             pending: None,
             outbox: VecDeque::new(),
             asked: false,
@@ -363,7 +363,7 @@ impl Failover {
         self.leases.handle_renewed(host);
     }
 
-    /// What is to be done now; none until something comes in or [`Failover::poll_timeout`] has passed.
+    /// What is to be done now; none until something comes in.
     pub fn poll_step(&mut self, now: Millis) -> Option<Step> {
         if !self.asked {
             self.asked = true;
@@ -437,7 +437,7 @@ impl Failover {
 
     /// The next judgement, by the time up to which everything was heard.
     fn poll_judgement(&mut self, now: Millis) -> Option<Step> {
-        while let Some(judgement) = self.detector.poll(self.judged_until(now)) {
+        while let Some(judgement) = self.detector.poll(self.ticks.heard_until(now)) {
             let step = match judgement {
                 Judgement::Ask(host) => Some(Step::Ask(host)),
                 Judgement::Store(opinion) => Some(self.commit_verdict(&opinion, now)),
@@ -490,55 +490,21 @@ impl Failover {
         self.leases.poll(self.detector.settings().profile, now)
     }
 
-    /// A heartbeat of the own host, if something is due and it has not been heard since: whatever waits in the queue comes
-    /// before it.
+    /// A heartbeat of the own host for the time when something is due, unless an ordinary one comes as early.
     fn poll_tick(&mut self, now: Millis) -> Option<Step> {
-        let own = self.own.clone()?;
-        let wanted = std::mem::take(&mut self.tick_wanted);
-        let due = wanted || (self.detector.poll_timeout(now) == Some(0) && self.ticked < now);
-        if !due || self.awaits_tick(now) {
-            return None;
-        }
-        self.tick_asked = Some(now);
-        Some(Step::Ask(own))
-    }
-
-    /// Whether the own host was asked just now and has not answered.
-    fn awaits_tick(&self, now: Millis) -> bool {
-        self.tick_asked.is_some_and(|at| now.saturating_sub(at) < self.confirm_ms())
-    }
-
-    fn confirm_ms(&self) -> Millis {
-        millis(self.detector.settings().profile.confirm())
-    }
-
-    /// Milliseconds that the driver had better wait before it takes the next message: a deadline is so close that nobody may
-    /// send one in time. After that it says so ([`Failover::handle_waited`]) and goes on as ever.
-    pub fn poll_wait(&mut self, now: Millis) -> Option<Millis> {
-        let left = self.poll_timeout(now)?;
-        (1..=self.confirm_ms()).contains(&left).then(|| left.min(WAIT_AT_MOST_MS))
-    }
-
-    /// The driver has waited: the own host is asked for a heartbeat, which comes after everything that came in meanwhile.
-    pub fn handle_waited(&mut self) {
-        self.tick_wanted = true;
-    }
-
-    /// The time up to which everything was heard: that of the own host's last heartbeat, for whoever has one.
-    fn judged_until(&self, now: Millis) -> Millis {
-        if self.own.is_some() { self.ticked } else { now }
+        let profile = self.detector.settings().profile;
+        let left = self.poll_timeout(now).filter(|left| *left <= millis(profile.heartbeat()))?;
+        let (host, after_ms) = self.ticks.poll(left, millis(profile.confirm()), now)?;
+        Some(Step::Wake { host, after_ms })
     }
 
     /// Milliseconds until something is due if nothing is heard before.
-    pub fn poll_timeout(&mut self, now: Millis) -> Option<Millis> {
-        let retry = (self.retry_at > now).then(|| self.retry_at - now);
-        let awaits = self.awaits_tick(now);
-        let judged = self.detector.poll_timeout(now).filter(|_| !awaits);
-        let lease = self.leases.poll_timeout(self.detector.settings().profile, now);
-        match retry {
-            Some(retry) => Some(retry),
-            None => judged.into_iter().chain(lease).min(),
+    fn poll_timeout(&mut self, now: Millis) -> Option<Millis> {
+        if self.retry_at > now {
+            return Some(self.retry_at - now);
         }
+        let lease = self.leases.poll_timeout(self.detector.settings().profile, now);
+        self.detector.poll_timeout(now).into_iter().chain(lease).min()
     }
 
     /// Milliseconds since 1970, for people.

@@ -18,6 +18,7 @@ pub mod error;
 pub mod failover;
 pub mod fault;
 pub mod fence;
+pub mod heartbeat;
 pub mod id;
 pub mod image;
 pub mod inventory;

@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use lattice_core::agent::{Action, Agent};
+use lattice_core::heartbeat::Heartbeats;
 use lattice_core::id::{ActorId, Digest, Generation};
 use lattice_core::timing::OFFLINE_START_AFTER;
 use lattice_core::trust::PublicKey;
@@ -54,6 +55,8 @@ pub(crate) enum Event {
     Kept(Generation),
     /// How the policies stand.
     Policy(Box<Told>),
+    /// Somebody wants a heartbeat after this time.
+    ReportAfter(Duration),
     /// What a report says has changed.
     Changed,
     /// Somebody asks how the host stands.
@@ -153,7 +156,7 @@ pub(crate) struct EventLoop {
     /// The newest generation that a restart would come back with.
     kept_generation: Generation,
     last_refusal: Option<String>,
-    next_heartbeat: Duration,
+    heartbeats: Heartbeats,
     drained: bool,
     /// What policies leave actors, and how they stand.
     shield: Arc<Shield>,
@@ -186,7 +189,7 @@ impl EventLoop {
             kept_generation: kept.as_ref().map_or(Generation(0), |kept| kept.generation),
             kept: kept.map(Box::new),
             last_refusal: None,
-            next_heartbeat: Duration::ZERO,
+            heartbeats: Heartbeats::default(),
             drained: false,
             shield,
             policy,
@@ -218,7 +221,7 @@ impl EventLoop {
         let offline_start = self.kept.is_some().then_some(OFFLINE_START_AFTER);
         let due = self.agent.poll_timeout().into_iter().chain(self.claims.poll_timeout()).chain(offline_start);
         let due = due.chain(self.policy.poll_timeout());
-        due.fold(self.next_heartbeat, Duration::min)
+        due.fold(self.heartbeats.poll_timeout(), Duration::min)
     }
 
     fn handle(&mut self, event: Event) {
@@ -239,6 +242,7 @@ impl EventLoop {
                 self.send_report();
             }
             Event::Policy(told) => self.handle_policy(*told),
+            Event::ReportAfter(delay) => self.heartbeats.handle_asked(delay, self.started.elapsed()),
             Event::Changed => self.send_report(),
             Event::Question(answer) => {
                 // Whoever asked may be gone.
@@ -263,7 +267,7 @@ impl EventLoop {
         self.release_plan();
         self.agent.handle_timeout(now);
         self.claims.handle_timeout(now);
-        if now >= self.next_heartbeat {
+        if self.heartbeats.is_due(now) {
             self.send_report();
         }
     }
@@ -482,6 +486,6 @@ impl EventLoop {
         self.outlets.health.show_life();
         self.outlets.report.send_replace(wire::encode(&report).into());
         let timing = self.agent.assignment().map(|assignment| assignment.timing).unwrap_or_default();
-        self.next_heartbeat = self.now().saturating_add(timing.heartbeat());
+        self.heartbeats.handle_sent(timing.heartbeat(), self.started.elapsed());
     }
 }

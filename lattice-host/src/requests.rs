@@ -9,7 +9,7 @@ use lattice_core::id::{HostId, HostName};
 use lattice_core::subject::{self, Verb};
 use lattice_core::wire;
 use lattice_core::wire::report::HostReport;
-use lattice_core::wire::request::LogQuery;
+use lattice_core::wire::request::{LogQuery, ReportQuery};
 use lattice_nats::{Lattice, StoreError};
 use tokio::sync::{mpsc, oneshot};
 
@@ -29,7 +29,7 @@ pub(crate) async fn run(
     while let Some(request) = requests.next().await {
         let (verb, reply) = match (Verb::of_subject(&request.subject), request.reply) {
             (Some(Verb::Report), _) => {
-                if events.send(Event::Changed).await.is_err() {
+                if events.send(Event::ReportAfter(ReportQuery::delay(&request.payload))).await.is_err() {
                     return Ok(());
                 }
                 continue;

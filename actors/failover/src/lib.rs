@@ -19,8 +19,7 @@ mod bindings {
 }
 
 use std::cell::RefCell;
-use std::collections::VecDeque;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use bindings::exports::wasmcloud::messaging::handler::{BrokerMessage, Guest};
 use bindings::lattice::actor::store::{self, Entry, Error};
@@ -34,14 +33,11 @@ use lattice_core::scheduler::Millis;
 use lattice_core::subject::{self, FailoverVerb, Signal, Verb};
 use lattice_core::system::{DESIRED, LEASES, PLAN, VERDICTS};
 use lattice_core::wire;
+use lattice_core::wire::request::ReportQuery;
 use serde::Serialize;
 
 /// Steps for one message; what is left waits for the next, which a host sends within a second.
 const MAX_STEPS: usize = 256;
-/// So many messages within [`BUSY_MS`] carry time by themselves: then nothing is gained by waiting for a deadline.
-const BUSY_MESSAGES: usize = 16;
-/// See [`BUSY_MESSAGES`].
-const BUSY_MS: Millis = 400;
 /// Name of the node, as the host gives it to every actor.
 const NODE_VARIABLE: &str = "WASMCLOUD_NODE_ID";
 
@@ -58,8 +54,6 @@ struct Replica {
     failover: Failover,
     lattice: Option<LatticeName>,
     clock: Instant,
-    /// When the last messages came.
-    recent: VecDeque<Millis>,
 }
 
 fn with_replica<T>(work: impl FnOnce(&mut Replica) -> T) -> T {
@@ -70,7 +64,7 @@ fn with_replica<T>(work: impl FnOnce(&mut Replica) -> T) -> T {
 impl Replica {
     fn new() -> Self {
         let node = std::env::var(NODE_VARIABLE).unwrap_or_default();
-        Self { failover: Failover::new(node, 0), lattice: None, clock: Instant::now(), recent: VecDeque::new() }
+        Self { failover: Failover::new(node, 0), lattice: None, clock: Instant::now() }
     }
 
     fn now(&self) -> Millis {
@@ -86,32 +80,9 @@ impl Replica {
         let now = self.now();
         self.failover.handle_message(&message.subject, &message.body, now, wall_ms());
         self.work();
-        if self.is_calm(now) {
-            self.wait();
-        }
         match (&message.reply_to, signal) {
             (Some(reply_to), Signal::Question(FailoverVerb::Status)) => publish(reply_to, self.status()),
             (Some(_) | None, _) => Ok(()),
-        }
-    }
-
-    /// Whether the next message may be long in coming.
-    fn is_calm(&mut self, now: Millis) -> bool {
-        self.recent.push_back(now);
-        if self.recent.len() <= BUSY_MESSAGES {
-            return true;
-        }
-        self.recent.pop_front().is_none_or(|first| now.saturating_sub(first) > BUSY_MS)
-    }
-
-    /// Waits for a deadline that is close. What follows from it is left to the next message, which is asked for: whatever
-    /// came in the meantime is before it in the queue.
-    fn wait(&mut self) {
-        let now = self.now();
-        if let Some(wait) = self.failover.poll_wait(now) {
-            std::thread::sleep(Duration::from_millis(wait));
-            self.failover.handle_waited();
-            self.work();
         }
     }
 
@@ -131,6 +102,9 @@ impl Replica {
         match step {
             Step::AskHosts => noted(publish(&subject::request_all(lattice, Verb::Report), Vec::new())),
             Step::Ask(host) => noted(publish(&subject::request(lattice, &host, Verb::Report), Vec::new())),
+            Step::Wake { host, after_ms } => {
+                noted(publish(&subject::request(lattice, &host, Verb::Report), wire::encode(&ReportQuery { after_ms })));
+            }
             Step::Look => {
                 let last = |bucket| store::info(bucket).map(|info| Revision(info.last_revision)).map_err(|error| failed(bucket, error));
                 self.failover.handle_revisions(last(DESIRED)?, last(PLAN)?, last(VERDICTS)?);

@@ -58,8 +58,7 @@ impl Failover {
     fn handle_heartbeat(&mut self, subject: &str, payload: &[u8], now: Millis) {
         let Some(report) = self.decode_report(subject, payload) else { return self.count_malformed() };
         if report.name.as_str() == self.node || report.id.as_str() == self.node {
-            self.own = Some(report.id.clone());
-            (self.ticked, self.tick_asked) = (now, None);
+            self.ticks.handle_heartbeat(&report.id, now);
         }
         let gaps = self.detector.gaps();
         let news = self.detector.handle_heartbeat(&report, now);

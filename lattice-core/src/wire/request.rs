@@ -1,8 +1,10 @@
 //! Requests that only read, and calls to actors.
 //!
 //! `ping` and `inventory` have no body and are answered with a [`super::report::HostReport`]; `logs` takes [`LogQuery`] and
-//! is answered with [`LogPage`]; `report` has no body and no answer but a heartbeat. A [`Probe`] asks all hosts to measure
+//! is answered with [`LogPage`]; `report` takes [`ReportQuery`], none for now, and is answered by a heartbeat. A [`Probe`] asks all hosts to measure
 //! round trips, which they do by requests without a body that are answered with [`Echo`]. A call carries the payload as it is and its parameters in headers.
+
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -44,6 +46,25 @@ pub struct Echo {
 pub struct CallFailure {
     /// What went wrong.
     pub error: Problem,
+}
+
+/// Longest delay of a heartbeat that is asked for; a host sends one of its own accord before.
+pub const MAX_REPORT_DELAY: Duration = Duration::from_secs(60);
+
+/// When a heartbeat is wanted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct ReportQuery {
+    /// In so many milliseconds, at most [`MAX_REPORT_DELAY`]; a host that is asked several times keeps the earliest.
+    #[serde(default)]
+    pub after_ms: u64,
+}
+
+impl ReportQuery {
+    /// The delay of a request with this body; an empty or unreadable one asks for a heartbeat at once.
+    pub fn delay(body: &[u8]) -> Duration {
+        let query: Self = super::decode(body).unwrap_or_default();
+        Duration::from_millis(query.after_ms).min(MAX_REPORT_DELAY)
+    }
 }
 
 /// Which log lines are wanted.

@@ -145,8 +145,6 @@ pub enum HostEvent {
     Connected,
     /// The connection is gone.
     Disconnected,
-    /// Time for a heartbeat.
-    Beat,
     /// Time for what one of the state machines waits for.
     Wake,
     /// The assignment in the store is looked at again.

@@ -16,6 +16,7 @@ use std::rc::Rc;
 
 use lattice_core::agent::{Action, Agent};
 use lattice_core::fault::Fault;
+use lattice_core::heartbeat::Heartbeats;
 use lattice_core::id::{ActorId, Generation, HostId, HostName, Incarnation, Region};
 use lattice_core::lease::{self, Lease};
 use lattice_core::link::{Delivery, KindSettings};
@@ -27,6 +28,7 @@ use lattice_core::wire;
 use lattice_core::wire::assignment::{Assignment, ComponentAssignment};
 use lattice_core::wire::event::{Event as Happened, EventKind};
 use lattice_core::wire::report::{ComponentReport, HostReport, HostState, Profile};
+use lattice_core::wire::request::ReportQuery;
 use lattice_core::wire::verdict;
 
 use crate::clock::{Clock, Millis};
@@ -83,6 +85,7 @@ pub struct Process {
     /// It was held once and lost since.
     lapsed: bool,
     timing: TimingProfile,
+    heartbeats: Heartbeats,
     kept: Option<Assignment>,
     beats: u64,
     calls: BTreeMap<u64, Pending>,
@@ -136,6 +139,7 @@ impl Host {
             leased: false,
             lapsed: false,
             timing,
+            heartbeats: Heartbeats::default(),
             kept: self.disk.clone(),
             beats: 0,
             calls: BTreeMap::new(),
@@ -154,7 +158,7 @@ impl Host {
         });
         self.subscribe(env);
         env.at(env.now + 1, Event::World(WorldEvent::Connect(self.ix, self.boot)));
-        env.at(env.now + 2, Event::Host(self.ix, self.boot, HostEvent::Beat));
+        env.at(env.now + 2, Event::Host(self.ix, self.boot, HostEvent::Wake));
         let offline = self.clock.when(now.saturating_add(OFFLINE_START_AFTER));
         env.at(offline, Event::Host(self.ix, self.boot, HostEvent::Offline));
     }
@@ -214,7 +218,7 @@ impl Host {
         let now = self.clock.now(env.now);
         let Some(process) = &mut self.process else { return };
         match what {
-            HostEvent::Message(Inbox::Host, subject, _) => self.handle_told(&subject, env),
+            HostEvent::Message(Inbox::Host, subject, body) => self.handle_told(&subject, &body, env),
             HostEvent::Message(Inbox::Actor(actor), subject, body) => self.handle_for_actor(&actor, subject, body, env),
             HostEvent::Reply(number, reply) => self.handle_reply(number, reply, env),
             HostEvent::Unheard(number, attempt) => self.handle_unheard(number, attempt, env),
@@ -226,15 +230,13 @@ impl Host {
                 self.pull_again(env);
             }
             HostEvent::Disconnected => self.note_connection(false, env),
-            HostEvent::Beat => {
-                self.beat(env);
-                let next = self.clock.when(now.saturating_add(self.timing().heartbeat()));
-                env.at(next, Event::Host(self.ix, self.boot, HostEvent::Beat));
-            }
             HostEvent::Wake => {
                 process.wake = None;
                 process.agent.handle_timeout(now);
                 process.owner.handle_timeout(now);
+                if process.heartbeats.is_due(now) {
+                    self.beat(env);
+                }
             }
             HostEvent::Resync(number) => {
                 if process.resync == number {
@@ -263,18 +265,16 @@ impl Host {
         }
     }
 
-    fn timing(&self) -> TimingProfile {
-        self.process.as_ref().map_or_else(TimingProfile::default, |process| process.timing)
-    }
-
     /// A message for the host itself.
-    fn handle_told(&mut self, subject: &str, env: &mut Env) {
+    fn handle_told(&mut self, subject: &str, body: &[u8], env: &mut Env) {
         if subject == subject::planned(&scene::lattice(), &self.id) {
             self.read_assignment(env);
         } else if matches!(Heard::of_subject(subject), Some((_, Heard::PolicyChanged))) {
             self.read_policies(env);
-        } else if Verb::of_subject(subject) == Some(Verb::Report) {
-            self.beat(env);
+        } else if Verb::of_subject(subject) == Some(Verb::Report)
+            && let Some(process) = &mut self.process
+        {
+            process.heartbeats.handle_asked(ReportQuery::delay(body), self.clock.now(env.now));
         }
     }
 
@@ -424,7 +424,8 @@ impl Host {
         let Some(process) = &mut self.process else { return };
         // A deadline that has passed was seen to already.
         let lease = process.lease.deadline().filter(|deadline| process.leased && *deadline > now);
-        let times = [process.agent.poll_timeout(), process.owner.poll_timeout(), process.lease.poll_timeout(), lease];
+        let beat = Some(process.heartbeats.poll_timeout());
+        let times = [process.agent.poll_timeout(), process.owner.poll_timeout(), process.lease.poll_timeout(), lease, beat];
         let Some(first) = times.into_iter().flatten().min() else { return };
         let when = self.clock.when(first).max(env.now + 1);
         if process.wake.is_none_or(|wake| when < wake || wake <= env.now) {
@@ -511,6 +512,7 @@ impl Host {
     fn beat(&mut self, env: &mut Env) {
         let Some(process) = &mut self.process else { return };
         process.beats += 1;
+        process.heartbeats.handle_sent(process.timing.heartbeat(), self.clock.now(env.now));
         let report = self.report(env.now);
         let subject = subject::heartbeat(&report.lattice, &report.region, &report.id);
         self.publish(&subject, wire::encode(&report), env);

@@ -11,6 +11,7 @@ use lattice_core::subject::{self, Heard, Verb};
 use lattice_core::system::SystemActor;
 use lattice_core::wire;
 use lattice_core::wire::report::HostReport;
+use lattice_core::wire::request::ReportQuery;
 use lattice_core::wire::verdict::{Evidence, Standing, Verdict};
 
 use super::{After, Host, bucket_stream};
@@ -46,8 +47,6 @@ pub(super) struct Replica {
     /// Steps that are left for the message in hand.
     steps: usize,
     waiting: Option<Waiting>,
-    /// Its thread sleeps until then, by its own clock.
-    sleeps: Option<Millis>,
     ear: Ear,
 }
 
@@ -151,7 +150,7 @@ impl Replica {
     /// A replica that knows nothing yet.
     pub(super) fn new(system: SystemActor, node: &HostName, start: u32, began: Millis, env: &Env) -> Self {
         let (machine, queue) = (Machine::new(system, node, env), VecDeque::new());
-        Self { start, system, machine, began, heard: 0, queue, steps: 0, waiting: None, sleeps: None, ear: Ear::default() }
+        Self { start, system, machine, began, heard: 0, queue, steps: 0, waiting: None, ear: Ear::default() }
     }
 
     /// Takes the next message in hand.
@@ -210,20 +209,12 @@ impl Host {
             let (local, wall_ms) = (self.clock.now_ms(env.now), self.clock.wall_ms(env.now));
             let Some(replica) = self.replica(actor) else { return };
             let now = local.saturating_sub(replica.began);
-            if replica.waiting.is_some() || replica.sleeps.is_some_and(|until| now < until) {
+            if replica.waiting.is_some() {
                 return;
-            }
-            if replica.sleeps.take().is_some() {
-                replica.steps = MAX_STEPS;
-                if let Machine::Failover(machine) = &mut replica.machine {
-                    machine.handle_waited();
-                }
             }
             if replica.steps > 0 {
                 replica.steps -= 1;
-                if !self.step(actor, now, env) && self.doze(actor, now, env) {
-                    return;
-                }
+                self.step(actor, now, env);
                 continue;
             }
             let Some((subject, body)) = replica.queue.pop_front() else { return };
@@ -232,8 +223,8 @@ impl Host {
     }
 
     /// One step of a replica, if there is one.
-    fn step(&mut self, actor: &ActorId, now: Millis, env: &mut Env) -> bool {
-        let Some(replica) = self.replica(actor) else { return false };
+    fn step(&mut self, actor: &ActorId, now: Millis, env: &mut Env) {
+        let Some(replica) = self.replica(actor) else { return };
         match &mut replica.machine {
             Machine::Scheduler(machine) => match machine.poll_step(now) {
                 Some(step) => self.schedule(actor, step, env),
@@ -244,19 +235,6 @@ impl Host {
                 None => replica.steps = 0,
             },
         }
-        self.replica(actor).is_some_and(|replica| replica.steps > 0)
-    }
-
-    /// Sleeps up to a deadline that is near: what comes meanwhile waits. Whether it does.
-    fn doze(&mut self, actor: &ActorId, now: Millis, env: &mut Env) -> bool {
-        let clock = self.clock;
-        let Some(replica) = self.replica(actor) else { return false };
-        let Machine::Failover(machine) = &mut replica.machine else { return false };
-        let Some(after) = machine.poll_wait(now) else { return false };
-        replica.sleeps = Some(now + after);
-        let (start, until) = (replica.start, std::time::Duration::from_millis(replica.began + now + after));
-        env.at(clock.when(until), Event::Host(self.ix, self.boot, HostEvent::Actor(actor.clone(), start)));
-        true
     }
 
     /// A step of the scheduler.
@@ -286,6 +264,9 @@ impl Host {
         match step {
             Step::AskHosts => self.publish(&subject::request_all(&lattice, Verb::Report), Vec::new(), env),
             Step::Ask(host) => self.publish(&subject::request(&lattice, &host, Verb::Report), Vec::new(), env),
+            Step::Wake { host, after_ms } => {
+                self.publish(&subject::request(&lattice, &host, Verb::Report), wire::encode(&ReportQuery { after_ms }), env);
+            }
             Step::Look => self.ask(actor, Waiting::Look, Call::Info(vec![desired, plan, verdicts]), env),
             Step::ReadDesired => self.ask(actor, Waiting::Desired(None), Call::List(desired), env),
             Step::ReadPlan => self.ask(actor, Waiting::Plan, Call::List(plan), env),
