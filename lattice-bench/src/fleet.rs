@@ -166,7 +166,7 @@ impl<'a> Fleet<'a> {
             if record.name.as_str() != name {
                 continue;
             }
-            let complete = record.steps.first_result_ms.is_some();
+            let complete = record.steps.applied_ms.is_some() && record.steps.first_result_ms.is_some();
             found = Some(record);
             if complete {
                 break;

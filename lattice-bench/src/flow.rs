@@ -19,7 +19,7 @@ use crate::rounds::Checks;
 pub(crate) const TOKEN: &str = "flow";
 /// Readings whose confirmation is outstanding at most; the rest of the pace is made up for later.
 const OUTSTANDING: usize = 4_000;
-/// How long the last results may take: what a dead host held comes again within five seconds.
+/// For how long no result may come while some are missing: what a dead host held comes again within five seconds.
 const LAST_RESULTS: Duration = Duration::from_secs(15);
 /// Between two looks.
 const LOOK_AGAIN: Duration = Duration::from_millis(5);
@@ -107,13 +107,24 @@ impl Flow {
     pub(crate) async fn finish(self) -> Result<(Checks, u64), Error> {
         self.lock().stopping = true;
         self.until(LAST_RESULTS, "the last confirmation", |state| state.finished.then_some(())).await?;
-        // What does not come in time is counted as lost, not reported as an error.
-        let _ = self.until(LAST_RESULTS, "the last result", |state| (state.missing() == 0).then_some(())).await;
+        let lost = self.outlast().await;
         let state = self.lock();
-        let lost = state.missing();
         let right = state.readings.iter().filter(|(confirmed, results)| *confirmed && *results > 0).count();
         let again = state.readings.iter().map(|(_, results)| u64::from(results.saturating_sub(1))).sum();
         Ok((Checks { right: u64::try_from(right)?, lost, wrong: state.wrong, doubled: 0 }, again))
+    }
+
+    /// Waits for as long as missing results come. Returns how many never did.
+    async fn outlast(&self) -> u64 {
+        let mut missing = self.lock().missing();
+        while missing > 0 {
+            let fewer = |state: &State| Some(state.missing()).filter(|left| *left < missing);
+            match self.until(LAST_RESULTS, "a result", fewer).await {
+                Ok(left) => missing = left,
+                Err(_) => break,
+            }
+        }
+        missing
     }
 
     async fn until<T>(&self, patience: Duration, what: &str, look: impl Fn(&State) -> Option<T>) -> Result<T, Error> {

@@ -13,11 +13,10 @@ pub mod clock;
 pub mod envelope;
 
 use std::collections::BTreeSet;
-use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use crate::id::LatticeName;
+use crate::id::{LatticeName, conversions};
 
 /// Characters of a public nkey.
 const KEY_CHARS: usize = 56;
@@ -111,37 +110,7 @@ impl PublicKey {
     }
 }
 
-impl fmt::Display for PublicKey {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(&self.0)
-    }
-}
-
-impl fmt::Debug for PublicKey {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:?}", self.0)
-    }
-}
-
-impl std::str::FromStr for PublicKey {
-    type Err = InvalidKey;
-    fn from_str(text: &str) -> Result<Self, InvalidKey> {
-        Self::new(text)
-    }
-}
-
-impl TryFrom<String> for PublicKey {
-    type Error = InvalidKey;
-    fn try_from(text: String) -> Result<Self, InvalidKey> {
-        Self::new(text)
-    }
-}
-
-impl From<PublicKey> for String {
-    fn from(key: PublicKey) -> String {
-        key.0
-    }
-}
+conversions!(PublicKey, InvalidKey);
 
 /// Checks Ed25519 signatures.
 pub trait Verify {

@@ -49,7 +49,7 @@ enum Failure {
 pub(crate) async fn killed(bench: &Bench) -> Result<Outcome, Error> {
     let measured = in_lattices(bench, Failure::Killed).await?;
     let mut lines = measured.lines("kill -9", "", [Some(150.0), Some(500.0)])?;
-    lines.extend(measured.steps("kill -9")?);
+    lines.extend(measured.steps("kill -9", "")?);
     Ok(measured.outcome(lines))
 }
 
@@ -57,7 +57,7 @@ pub(crate) async fn killed(bench: &Bench) -> Result<Outcome, Error> {
 pub(crate) async fn silent(bench: &Bench) -> Result<Outcome, Error> {
     let measured = in_lattices(bench, Failure::Silent).await?;
     let mut lines = measured.lines("SIGSTOP", "", [None, Some(5_000.0)])?;
-    lines.extend(measured.steps("SIGSTOP")?);
+    lines.extend(measured.steps("SIGSTOP", "")?);
     Ok(measured.outcome(lines))
 }
 
@@ -111,7 +111,9 @@ pub(crate) async fn crowds(bench: &Bench) -> Result<Outcome, Error> {
         drop(crowd);
         let mut lines = vec![quiet];
         lines.extend(killed.lines("kill -9", &beside, [Some(150.0), Some(500.0)])?);
+        lines.extend(killed.steps("kill -9", &beside)?);
         lines.extend(silent.lines("SIGSTOP", &beside, [None, Some(5_000.0)])?);
+        lines.extend(silent.steps("SIGSTOP", &beside)?);
         let mut more = killed.outcome(lines).and(silent.outcome(Vec::new()));
         more.checks.wrong += u64::try_from(dead.len())?;
         outcome = outcome.and(more);
@@ -245,7 +247,7 @@ impl Measured {
     }
 
     /// The steps by the failover actor's record.
-    fn steps(&self, how: &str) -> Result<Vec<Line>, Error> {
+    fn steps(&self, how: &str, beside: &str) -> Result<Vec<Line>, Error> {
         let steps = [
             ("noticed", &self.detected),
             ("decided", &self.decided),
@@ -256,7 +258,7 @@ impl Measured {
         let known = steps.into_iter().filter(|(_, values)| !values.is_empty());
         known
             .map(|(step, values)| {
-                let line = Line::of(format!("{how} to {step}, p50"), "ms", "lattice", of(values, 0.5)?);
+                let line = Line::of(format!("{how}{beside} to {step}, p50"), "ms", "lattice", of(values, 0.5)?);
                 Ok(line.note(format!("p99 {:.0} ms, {} records", of(values, 0.99)?, values.len())))
             })
             .collect()

@@ -1,10 +1,9 @@
 //! Rules of a policy, and what they are about.
 
-use std::fmt;
-
 use serde::{Deserialize, Serialize};
 
 use crate::contract::Contract;
+use crate::id::conversions;
 
 /// Longest rule in bytes; the longest interface name has some 40.
 pub const MAX_RULE_BYTES: usize = 128;
@@ -23,7 +22,7 @@ pub struct InvalidRule {
 
 /// One rule: a contract in either spelling, an interface of one, or a pattern in which `*` stands for any text and `?` for
 /// one character. Never a regular expression.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct Rule(String);
 
@@ -61,24 +60,7 @@ impl Rule {
     }
 }
 
-impl fmt::Display for Rule {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(&self.0)
-    }
-}
-
-impl TryFrom<String> for Rule {
-    type Error = InvalidRule;
-    fn try_from(text: String) -> Result<Self, InvalidRule> {
-        Self::new(text)
-    }
-}
-
-impl From<Rule> for String {
-    fn from(rule: Rule) -> String {
-        rule.0
-    }
-}
+conversions!(Rule, InvalidRule);
 
 /// Whether `text` fits `pattern`. Looks at each character of the text at most once for each `*` of the pattern.
 fn matches(pattern: &str, text: &str) -> bool {

@@ -3,9 +3,9 @@
 mod generate;
 mod list;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use clap::Subcommand;
+use clap::{Args, Subcommand};
 use lattice_core::error::{ErrorCode, Problem};
 use nkeys::{KeyPair, KeyPairType};
 
@@ -13,12 +13,25 @@ use crate::error::Outcome;
 use crate::output::Output;
 use crate::problems;
 
-/// Folder of keys that nobody named.
-pub(super) const DEFAULT_FOLDER: &str = "keys";
 /// Ending of a key's file.
 const EXTENSION: &str = "nk";
 /// A seed has 58 characters; a longer file is something else.
 const MAX_SEED_BYTES: u64 = 1024;
+
+/// Where keys are.
+#[derive(Debug, Args)]
+pub(super) struct Folder {
+    /// Folder of keys
+    #[arg(long, visible_alias = "directory", value_name = "DIR", default_value = "keys", env = "WASH_KEYS", hide_env = true)]
+    dir: PathBuf,
+}
+
+impl Folder {
+    /// The file of the key called `name`.
+    pub(super) fn file(&self, name: &str) -> PathBuf {
+        self.dir.join(format!("{name}.{EXTENSION}"))
+    }
+}
 
 /// Generate and list nkeys
 #[derive(Debug, Subcommand)]

@@ -4,13 +4,14 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use clap::Args;
 use lattice_core::claims::{Claim, sections, token};
 use lattice_core::error::{ErrorCode, Problem};
 use lattice_core::trust::envelope::{self, Purpose};
 use lattice_core::trust::{PublicKey, Verify};
 use nkeys::KeyPair;
 
-use super::keys;
+use super::keys::{self, Folder};
 use crate::problems;
 
 /// Characters of a token's id.
@@ -25,6 +26,25 @@ pub(super) struct Nkeys;
 impl Verify for Nkeys {
     fn verify(&self, key: &PublicKey, message: &[u8], signature: &[u8]) -> bool {
         KeyPair::from_public_key(key.as_str()).is_ok_and(|pair| pair.verify(message, signature).is_ok())
+    }
+}
+
+/// Who signs.
+#[derive(Debug, Args)]
+pub(super) struct Issuer {
+    /// Key file of the account or operator that signs [default: account.nk in the folder of keys]
+    #[arg(long, short = 'i', value_name = "KEYFILE", env = "LATTICE_ISSUER_KEY", hide_env = true)]
+    issuer: Option<PathBuf>,
+
+    #[command(flatten)]
+    pub(super) folder: Folder,
+}
+
+impl Issuer {
+    /// Its key, which must be of a kind that signs for `purpose`.
+    pub(super) fn signer(&self, purpose: Purpose) -> Result<Signer, Problem> {
+        let file = self.issuer.clone().unwrap_or_else(|| self.folder.file("account"));
+        Signer::read(&file, purpose)
     }
 }
 
@@ -103,11 +123,6 @@ pub(crate) fn public_key(text: &str) -> Result<PublicKey, Problem> {
 /// The public part of a key.
 pub(crate) fn public(pair: &KeyPair) -> Result<PublicKey, Problem> {
     PublicKey::new(pair.public_key()).map_err(|error| problems::usage(format!("{error}: this kind of key signs nothing here")))
-}
-
-/// A path, or the key file of that name in the folder of keys.
-pub(super) fn key_file(named: Option<&Path>, folder: &Path, default: &str) -> PathBuf {
-    named.map_or_else(|| folder.join(format!("{default}.nk")), Path::to_path_buf)
 }
 
 /// Seconds since 1970.

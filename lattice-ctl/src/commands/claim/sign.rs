@@ -18,8 +18,7 @@ use lattice_core::trust::{KeyKind, Place, PublicKey};
 use nkeys::KeyPair;
 
 use super::{Described, carried, component};
-use crate::commands::keys::DEFAULT_FOLDER;
-use crate::commands::signing::{self, Nkeys, Signer, key_file, now_s, validity};
+use crate::commands::signing::{self, Issuer, Nkeys, now_s, validity};
 use crate::error::Outcome;
 use crate::output::Output;
 use crate::problems;
@@ -46,17 +45,12 @@ pub(crate) struct Sign {
     #[arg(long, short = 'n', value_name = "NAME")]
     name: Option<String>,
 
-    /// Key file of the account that signs [default: account.nk in the folder of keys]
-    #[arg(long, short = 'i', value_name = "KEYFILE", env = "LATTICE_ISSUER_KEY", hide_env = true)]
-    issuer: Option<PathBuf>,
+    #[command(flatten)]
+    issuer: Issuer,
 
     /// Key file, or public key, of the module that is signed [default: module.nk in the folder of keys, or a new key]
     #[arg(long, short = 's', value_name = "KEY", env = "LATTICE_SUBJECT_KEY", hide_env = true)]
     subject: Option<String>,
-
-    /// Folder of keys
-    #[arg(long, visible_alias = "directory", value_name = "DIR", default_value = DEFAULT_FOLDER, env = "WASH_KEYS", hide_env = true)]
-    dir: PathBuf,
 
     /// Contracts that it may be linked to, in either spelling [default: those that it imports and exports]
     #[arg(long, value_name = "CONTRACT", value_delimiter = ',')]
@@ -93,7 +87,7 @@ impl Sign {
         let bare = sections::strip(&artifact.bytes).map_err(|error| failed(&self.file, &error))?;
         // A claim that cannot be read is replaced like any other.
         let before = Carried::read(&artifact.bytes).ok().and_then(|carried| carried.unverified());
-        let signer = Signer::read(&key_file(self.issuer.as_deref(), &self.dir, "account"), Purpose::Claim)?;
+        let signer = self.issuer.signer(Purpose::Claim)?;
         let claim = self.claim(&bare, &artifact.shape, before, signer.public())?;
         let signed = signing::sign_component(bare, &claim, &signer)?;
         let carried = carried(&self.file, &signed)?;
@@ -136,7 +130,7 @@ impl Sign {
 
     /// The module that is signed: the one that is named, the one that was signed before, the one in the folder, a new one.
     fn subject(&self, before: Option<&Claim>) -> Result<PublicKey, Problem> {
-        let default = key_file(None, &self.dir, "module");
+        let default = self.issuer.folder.file("module");
         let subject = match (&self.subject, before) {
             (Some(text), _) => signing::public_key(text)?,
             (None, Some(before)) => before.subject.clone(),

@@ -9,7 +9,7 @@ use lattice_core::error::{ErrorCode, Problem};
 use nkeys::KeyPair;
 use serde::Serialize;
 
-use super::{DEFAULT_FOLDER, EXTENSION, kind_name};
+use super::{Folder, kind_name};
 use crate::error::Outcome;
 use crate::output::{Document, Output};
 use crate::problems;
@@ -32,9 +32,8 @@ pub(crate) struct Generate {
     #[arg(value_enum)]
     kind: Kind,
 
-    /// Folder of keys
-    #[arg(long, visible_alias = "directory", value_name = "DIR", default_value = DEFAULT_FOLDER, env = "WASH_KEYS", hide_env = true)]
-    dir: PathBuf,
+    #[command(flatten)]
+    folder: Folder,
 
     /// Name of the file without its ending [default: the kind]
     #[arg(long, value_name = "NAME")]
@@ -85,8 +84,8 @@ impl Generate {
             return Err(problems::usage(format!("--name `{}` is no name of a file", name.escape_debug())).into());
         }
         let seed = pair.seed().map_err(|error| problems::failed("making a key", &error))?;
-        let path = self.dir.join(format!("{name}.{EXTENSION}"));
-        write(&self.dir, &path, &seed)?;
+        let path = self.folder.file(name);
+        write(&self.folder.dir, &path, &seed)?;
         output.print(&Generated { kind, public_key: pair.public_key(), path, seed: self.show_seed.then_some(seed) })
     }
 }

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::Args;
 use serde::Serialize;
 
-use super::{DEFAULT_FOLDER, EXTENSION, kind_name, read};
+use super::{EXTENSION, Folder, kind_name, read};
 use crate::error::Outcome;
 use crate::output::{Document, Output, columns};
 use crate::problems;
@@ -13,9 +13,8 @@ use crate::problems;
 /// List the keys in a folder: what each is for, and its public part
 #[derive(Debug, Args)]
 pub(crate) struct List {
-    /// Folder of keys
-    #[arg(long, visible_alias = "directory", value_name = "DIR", default_value = DEFAULT_FOLDER, env = "WASH_KEYS", hide_env = true)]
-    dir: PathBuf,
+    #[command(flatten)]
+    folder: Folder,
 }
 
 #[derive(Debug, Serialize)]
@@ -31,7 +30,7 @@ struct Found(Vec<Key>);
 
 impl List {
     pub(super) fn run(self, output: &Output) -> Outcome {
-        let entries = std::fs::read_dir(&self.dir).map_err(|error| problems::path("folder", &self.dir, &error))?;
+        let entries = std::fs::read_dir(&self.folder.dir).map_err(|error| problems::path("folder", &self.folder.dir, &error))?;
         let mut paths: Vec<PathBuf> = entries.filter_map(Result::ok).map(|entry| entry.path()).collect();
         paths.retain(|path| path.extension().is_some_and(|extension| extension == EXTENSION));
         paths.sort();

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
-use std::time::Duration;
 
 use clap::Args;
 use lattice_core::claims::Permit;
@@ -14,10 +13,8 @@ use lattice_core::trust::clock::MAX_SKEW_S;
 use lattice_core::trust::envelope::Purpose;
 
 use super::document::{self, Opened};
-use super::watch::{Done, PATIENCE, Watch};
-use crate::args;
-use crate::commands::keys::DEFAULT_FOLDER;
-use crate::commands::signing::{Signer, key_file, now_s, public_key, validity};
+use super::watch::{Done, Waiting, Watch};
+use crate::commands::signing::{Issuer, now_s, public_key, validity};
 use crate::connection::{ConnectionArgs, Session};
 use crate::error::Outcome;
 use crate::output::Output;
@@ -40,13 +37,8 @@ pub(crate) struct Put {
     #[arg(value_name = "FILE")]
     file: PathBuf,
 
-    /// Key file of the account or operator that signs [default: account.nk in the folder of keys]
-    #[arg(long, short = 'i', value_name = "KEYFILE", env = "LATTICE_ISSUER_KEY", hide_env = true)]
-    issuer: Option<PathBuf>,
-
-    /// Folder of keys
-    #[arg(long, visible_alias = "directory", value_name = "DIR", default_value = DEFAULT_FOLDER, env = "WASH_KEYS", hide_env = true)]
-    dir: PathBuf,
+    #[command(flatten)]
+    issuer: Issuer,
 
     /// Hosts that it is for: all, region=REGION, label:NAME=VALUE, host=NAME (or its id)
     #[arg(long, value_name = "SCOPE", default_value = "all")]
@@ -76,13 +68,8 @@ pub(crate) struct Put {
     #[arg(long)]
     dry_run: bool,
 
-    /// Return without waiting for the hosts
-    #[arg(long)]
-    no_wait: bool,
-
-    /// How long to wait for the hosts: 250ms, 5s, 2m [default: 60s]
-    #[arg(long, value_name = "TIME", value_parser = args::duration)]
-    timeout: Option<Duration>,
+    #[command(flatten)]
+    waiting: Waiting,
 
     #[command(flatten)]
     connection: ConnectionArgs,
@@ -91,7 +78,7 @@ pub(crate) struct Put {
 impl Put {
     pub(super) async fn run(self, output: &Output) -> Outcome {
         let policy = document::read_file(&self.file)?;
-        let signer = Signer::read(&key_file(self.issuer.as_deref(), &self.dir, "account"), Purpose::Policy)?;
+        let signer = self.issuer.signer(Purpose::Policy)?;
         let session = Session::open(&self.connection).await?;
         if !self.dry_run {
             session.lattice.ensure_policies().await?;
@@ -113,11 +100,7 @@ impl Put {
         } else {
             document::commit(&session, &bundle, before.as_ref(), revision, &signer).await?;
         }
-        if self.no_wait {
-            return output.print(&Done::stored(&bundle));
-        }
-        let wanted = vec![Opened::wanted_of(&bundle)];
-        watch.until_all(output, wanted, since, self.timeout.unwrap_or(PATIENCE)).await
+        watch.until_enforced(output, &bundle, since, &self.waiting).await
     }
 
     fn bundle(&self, mut policy: SecurityPolicy, before: Option<&Opened>, session: &Session, issuer: &PublicKey) -> Outcome<Bundle> {

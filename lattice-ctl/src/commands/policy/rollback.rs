@@ -1,8 +1,5 @@
 //! `policy rollback`.
 
-use std::path::PathBuf;
-use std::time::Duration;
-
 use clap::Args;
 use lattice_core::error::{ErrorCode, Problem};
 use lattice_core::id::ConfigName;
@@ -11,10 +8,8 @@ use lattice_core::trust::clock::MAX_SKEW_S;
 use lattice_core::trust::envelope::Purpose;
 
 use super::document::{self, Opened};
-use super::watch::{Done, PATIENCE, Watch};
-use crate::args;
-use crate::commands::keys::DEFAULT_FOLDER;
-use crate::commands::signing::{Signer, key_file, now_s};
+use super::watch::{Waiting, Watch};
+use crate::commands::signing::{Issuer, now_s};
 use crate::connection::{ConnectionArgs, Session};
 use crate::error::Outcome;
 use crate::output::Output;
@@ -36,21 +31,11 @@ pub(crate) struct Rollback {
     #[arg(long, value_name = "VERSION")]
     to: Option<u64>,
 
-    /// Key file of the account or operator that signs [default: account.nk in the folder of keys]
-    #[arg(long, short = 'i', value_name = "KEYFILE", env = "LATTICE_ISSUER_KEY", hide_env = true)]
-    issuer: Option<PathBuf>,
+    #[command(flatten)]
+    issuer: Issuer,
 
-    /// Folder of keys
-    #[arg(long, visible_alias = "directory", value_name = "DIR", default_value = DEFAULT_FOLDER, env = "WASH_KEYS", hide_env = true)]
-    dir: PathBuf,
-
-    /// Return without waiting for the hosts
-    #[arg(long)]
-    no_wait: bool,
-
-    /// How long to wait for the hosts: 250ms, 5s, 2m [default: 60s]
-    #[arg(long, value_name = "TIME", value_parser = args::duration)]
-    timeout: Option<Duration>,
+    #[command(flatten)]
+    waiting: Waiting,
 
     #[command(flatten)]
     connection: ConnectionArgs,
@@ -58,7 +43,7 @@ pub(crate) struct Rollback {
 
 impl Rollback {
     pub(super) async fn run(self, output: &Output) -> Outcome {
-        let signer = Signer::read(&key_file(self.issuer.as_deref(), &self.dir, "account"), Purpose::Policy)?;
+        let signer = self.issuer.signer(Purpose::Policy)?;
         let session = Session::open(&self.connection).await?;
         let (before, revision) = document::newest(&session, &self.policy).await?;
         let before = before.ok_or_else(|| document::missing(&self.policy))?;
@@ -69,10 +54,7 @@ impl Rollback {
         let watch = Watch::asked(&session).await?;
         let since = tokio::time::Instant::now();
         document::commit(&session, &bundle, Some(&before), revision, &signer).await?;
-        if self.no_wait {
-            return output.print(&Done::stored(&bundle));
-        }
-        watch.until_all(output, vec![Opened::wanted_of(&bundle)], since, self.timeout.unwrap_or(PATIENCE)).await
+        watch.until_enforced(output, &bundle, since, &self.waiting).await
     }
 }
 

@@ -1,11 +1,8 @@
 //! `policy sync`.
 
-use std::time::Duration;
-
 use clap::Args;
 
-use super::watch::{PATIENCE, Watch, stored};
-use crate::args;
+use super::watch::{Patience, Watch, stored};
 use crate::connection::{ConnectionArgs, Session};
 use crate::error::Outcome;
 use crate::output::Output;
@@ -19,9 +16,8 @@ Examples:
   lattice-ctl policy sync
   lattice-ctl policy sync --timeout 5s")]
 pub(crate) struct Sync {
-    /// How long to wait for the hosts: 250ms, 5s, 2m [default: 60s]
-    #[arg(long, value_name = "TIME", value_parser = args::duration)]
-    timeout: Option<Duration>,
+    #[command(flatten)]
+    patience: Patience,
 
     #[command(flatten)]
     connection: ConnectionArgs,
@@ -35,6 +31,6 @@ impl Sync {
         if wanted.is_empty() {
             output.note("no policies; `lattice-ctl policy put <file>` puts one");
         }
-        watch.until_all(output, wanted, tokio::time::Instant::now(), self.timeout.unwrap_or(PATIENCE)).await
+        watch.until_all(output, wanted, tokio::time::Instant::now(), self.patience.get()).await
     }
 }

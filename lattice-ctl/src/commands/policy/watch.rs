@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use bytes::Bytes;
+use clap::Args;
 use futures::StreamExt as _;
 use futures::stream::BoxStream;
 use lattice_core::error::{ErrorCode, Problem};
@@ -18,15 +19,41 @@ use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
 use super::document::Opened;
+use crate::args;
 use crate::connection::Session;
 use crate::error::Outcome;
 use crate::output::{Document, Output, columns};
 use crate::view::ANSWER_WINDOW;
 
-/// How long hosts are waited for.
-pub(super) const PATIENCE: Duration = Duration::from_secs(60);
+/// How long hosts are waited for, unless something else is said.
+const PATIENCE: Duration = Duration::from_secs(60);
 /// Hosts that are named in one line.
 const NAMED: usize = 8;
+
+/// How long hosts are waited for.
+#[derive(Debug, Args)]
+pub(super) struct Patience {
+    /// How long to wait for the hosts: 250ms, 5s, 2m [default: 60s]
+    #[arg(long, value_name = "TIME", value_parser = args::duration)]
+    timeout: Option<Duration>,
+}
+
+impl Patience {
+    pub(super) fn get(&self) -> Duration {
+        self.timeout.unwrap_or(PATIENCE)
+    }
+}
+
+/// Whether hosts are waited for, and how long.
+#[derive(Debug, Args)]
+pub(super) struct Waiting {
+    /// Return without waiting for the hosts
+    #[arg(long)]
+    no_wait: bool,
+
+    #[command(flatten)]
+    patience: Patience,
+}
 
 /// What a report says about policy; hosts that are too old say nothing.
 #[derive(Debug, Deserialize)]
@@ -99,6 +126,17 @@ impl Watch {
             self.hosts.hear(&answer);
         }
         Ok(())
+    }
+
+    /// What is said once a policy is stored: that it is, or that every host enforces it.
+    ///
+    /// # Errors
+    /// Names the hosts that do not.
+    pub(super) async fn until_enforced(self, output: &Output, bundle: &Bundle, since: Instant, waiting: &Waiting) -> Outcome {
+        if waiting.no_wait {
+            return output.print(&Done::stored(bundle));
+        }
+        self.until_all(output, vec![Opened::wanted_of(bundle)], since, waiting.patience.get()).await
     }
 
     /// Waits until every host that was heard, or should be, complies with all of `wanted`, or says that it will not.
