@@ -435,9 +435,15 @@ impl Failover {
         if urgent { self.stored.next_plan_keys(true, now) } else { None }
     }
 
-    /// The next judgement, by the time up to which everything was heard.
+    /// What is to be stored of hosts and actors.
     fn poll_judgement(&mut self, now: Millis) -> Option<Step> {
-        while let Some(judgement) = self.detector.poll(self.ticks.heard_until(now)) {
+        self.poll_hosts(now).or_else(|| self.poll_quarantine(now))
+    }
+
+    /// The next judgement, by the time up to which everything was heard.
+    fn poll_hosts(&mut self, now: Millis) -> Option<Step> {
+        let heard_until = self.ticks.heard_until(now)?;
+        while let Some(judgement) = self.detector.poll(heard_until) {
             let step = match judgement {
                 Judgement::Ask(host) => Some(Step::Ask(host)),
                 Judgement::Store(opinion) => Some(self.commit_verdict(&opinion, now)),
@@ -454,6 +460,10 @@ impl Failover {
                 return step;
             }
         }
+        None
+    }
+
+    fn poll_quarantine(&mut self, now: Millis) -> Option<Step> {
         let quarantine = self.poison.poll(&self.stored, now)?;
         let quarantine = Quarantine { at_ms: self.wall_ms(now), ..quarantine };
         let key = actor_key(&quarantine.actor);

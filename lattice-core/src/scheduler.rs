@@ -45,6 +45,11 @@ const MAX_CONFLICTS: u32 = 10;
 /// How long hosts that say what they enforce now are gathered before a plan follows from that: after a new policy all of
 /// them say so at about the same time.
 const GATHER_MS: Millis = 250;
+/// From one plan to the next that hosts give reason to, for each host beyond [`FEW_HOSTS`]: what a plan costs grows with them,
+/// and so many that come at once, or whose heartbeats got lost because planning took its time, shall not make one plan each.
+const PAUSE_PER_HOST_MS: Millis = 2;
+/// With so few nothing is gathered: their heartbeats are too rare to come back by.
+const FEW_HOSTS: usize = 50;
 /// Pause after a failure of the store.
 const RETRY_AFTER_MS: Millis = 1_000;
 /// Decisions about one actor that are kept.
@@ -96,8 +101,10 @@ pub struct Scheduler {
     must_read_verdicts: bool,
     must_read_policies: bool,
     must_plan: bool,
-    /// When to plan for what hosts say that they enforce.
+    /// When to plan for what hosts say.
     gathered_at: Option<Millis>,
+    /// When it was planned last.
+    planned_at: Option<Millis>,
     /// What is to be planned for is a verdict.
     urgent: bool,
     conflicts: u32,
@@ -142,6 +149,7 @@ impl Scheduler {
             must_read_policies: true,
             must_plan: false,
             gathered_at: None,
+            planned_at: None,
             urgent: false,
             conflicts: 0,
             retry_at: 0,
@@ -159,12 +167,22 @@ impl Scheduler {
             stored.site = None;
         }
         let waits = stored.handing_over || !stored.troubles.is_empty();
-        self.must_plan |= news.joined || (waits && news.material);
+        if news.joined || (waits && news.material) {
+            self.gather(now);
+        }
         if news.enforces_anew {
-            self.gathered_at.get_or_insert(now.saturating_add(GATHER_MS));
+            self.gather(now.saturating_add(GATHER_MS));
         }
         let ahead = |known: &Posted| news.report.policy.as_ref().is_some_and(|said| known.is_behind(said));
         self.must_read_policies |= news.enforces_anew && self.policies.as_ref().is_some_and(ahead);
+    }
+
+    /// Plans at `from`, or when the pause since the last plan is over.
+    fn gather(&mut self, from: Millis) {
+        let hosts = self.hosts.len().saturating_sub(FEW_HOSTS);
+        let pause = Millis::try_from(hosts).unwrap_or(Millis::MAX).saturating_mul(PAUSE_PER_HOST_MS);
+        let at = self.planned_at.map_or(from, |planned| from.max(planned.saturating_add(pause)));
+        self.gathered_at = Some(self.gathered_at.map_or(at, |known| known.min(at)));
     }
 
     /// Desired state has changed, by a message that may have been overtaken by others.
@@ -362,9 +380,11 @@ impl Scheduler {
 
     /// Plans; a commit if anything changes.
     fn plan(&mut self, now: Millis) -> Option<Step> {
+        // Whatever was gathered until now is in it.
+        self.gathered_at = self.gathered_at.filter(|at| *at > now);
         let inventory = self.inventory(now);
         let (Some(stored), Some(verdicts)) = (&mut self.stored, &self.verdicts) else { return None };
-        (self.must_plan, self.urgent) = (false, false);
+        (self.must_plan, self.urgent, self.planned_at) = (false, false, Some(now));
         let plan = plan::plan(&stored.desired, stored.revision, &inventory, verdicts, &stored.plan);
         if plan.is_empty() {
             self.conflicts = 0;

@@ -3,7 +3,7 @@
 //! A replica is driven by messages alone. Where a deadline is near it asks its own host for a heartbeat at that time, which
 //! comes through the same queue as everybody else's: whatever waited there was heard before.
 //!
-//! **Invariants.** At most one heartbeat is asked for at a time, unless an earlier one is needed; none for a time that one
+//! **Invariants.** Whoever was busy for long hears what has come in meanwhile before anybody else is judged. At most one heartbeat is asked for at a time, unless an earlier one is needed; none for a time that one
 //! has come for. What stays due, because it cannot be done, asks no more often than each [`MIN_GAP_MS`].
 
 use crate::id::HostId;
@@ -11,6 +11,8 @@ use crate::scheduler::Millis;
 
 /// Shortest time from one heartbeat of the own host to the next that is asked for.
 const MIN_GAP_MS: Millis = 10;
+/// For so long after a heartbeat of the own host anybody is judged by what was heard before it.
+const FRESH_MS: Millis = 100;
 
 /// The own host's heartbeats.
 #[derive(Debug)]
@@ -36,9 +38,12 @@ impl Ticks {
         self.asked = self.asked.filter(|asked| *asked > now);
     }
 
-    /// The time up to which everything was heard, for whoever has a host of its own.
-    pub(super) fn heard_until(&self, now: Millis) -> Millis {
-        if self.own.is_some() { self.at } else { now }
+    /// The time up to which everything was heard, for whoever has a host of its own; none if that is too long ago.
+    pub(super) fn heard_until(&self, now: Millis) -> Option<Millis> {
+        if self.own.is_none() {
+            return Some(now);
+        }
+        (now.saturating_sub(self.at) <= FRESH_MS).then_some(self.at)
     }
 
     /// The own host, and in how many milliseconds it should send a heartbeat, if something is due in `left` and no heartbeat
@@ -67,9 +72,10 @@ mod tests {
     fn ticks() -> Ticks {
         let mut ticks = Ticks::new(0);
         assert_eq!(ticks.poll(50, 500, 0), None, "nobody to ask is known");
-        assert_eq!(ticks.heard_until(7), 7);
+        assert_eq!(ticks.heard_until(7), Some(7));
         ticks.handle_heartbeat(&host_id(0), 1_000);
-        assert_eq!(ticks.heard_until(1_005), 1_000);
+        assert_eq!(ticks.heard_until(1_100), Some(1_000));
+        assert_eq!(ticks.heard_until(1_101), None, "much may wait by now");
         ticks
     }
 

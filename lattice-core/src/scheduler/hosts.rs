@@ -96,6 +96,10 @@ impl Hosts {
         Some(report)
     }
 
+    pub(super) fn len(&self) -> usize {
+        self.seen.len()
+    }
+
     pub(super) fn is_empty(&self) -> bool {
         self.seen.is_empty()
     }

@@ -227,6 +227,28 @@ fn a_fresh_replica_waits_until_it_has_heard_the_hosts_of_the_plan() {
 }
 
 #[test]
+fn many_hosts_that_come_at_once_are_planned_for_together() {
+    let (mut store, mut replica) = (Store::default(), Scheduler::new("n", 0));
+    store.edit(|desired| {
+        add("d", 1)(desired);
+        desired.components.get_mut("d").unwrap().needs.daemon = true;
+    });
+    let letters = |n: u8| [n / 26, n % 26].map(|digit| char::from(b'A' + digit)).iter().collect::<String>();
+    for n in 0..200_u8 {
+        let report = HostReport { id: HostId::new(format!("N{:A<55}", letters(n))).unwrap(), ..host(0) };
+        beat(&mut replica, &report, Millis::from(n));
+        store.run(&mut replica, Millis::from(n));
+    }
+    let plans = store.heads.len();
+    assert!((50..60).contains(&plans), "one for each of the first, then few: {plans}");
+    // The pause is over with a heartbeat of anybody.
+    beat(&mut replica, &HostReport { seq: 2, ..host(0) }, 600);
+    store.run(&mut replica, 600);
+    let planned = replica.stored.as_ref().unwrap().plan.assignments.len();
+    assert_eq!((store.heads.len(), planned), (plans + 1, 200));
+}
+
+#[test]
 fn a_host_that_joins_gets_its_part_by_itself_and_a_silent_one_keeps_its_own() {
     let (mut store, mut replica) = (Store::default(), Scheduler::new("n", 0));
     store.edit(|desired| {
