@@ -16,9 +16,10 @@ use lattice_core::subject;
 use lattice_core::system::SystemActor;
 use lattice_core::wire::verdict::{Standing, Verdicts};
 
+use self::breaks::unkind_chances;
 use crate::clock::{Clock, Millis, RATES};
 use crate::dice::Dice;
-use crate::env::{Chances, Env, Event, HostEvent, HostIx, WorldEvent};
+use crate::env::{Chances, Env, Event, WorldEvent};
 use crate::host::Host;
 use crate::invariants::{Breach, Rule, Seen};
 use crate::operator::{self, Done};

@@ -1,13 +1,11 @@
 //! What breaks: processes, links, the server, clocks and the network.
 
-use lattice_core::subject;
 use lattice_core::system::SystemActor;
 
 use super::World;
 use crate::clock::Millis;
 use crate::dice::Dice;
 use crate::env::{Chances, Event, HostEvent, HostIx, WorldEvent};
-use crate::scene;
 
 impl World {
     pub(super) fn break_something(&mut self) {
@@ -207,7 +205,7 @@ impl World {
 }
 
 /// One of several kinds of unkindness.
-fn unkind_chances(dice: &mut Dice) -> Chances {
+pub(super) fn unkind_chances(dice: &mut Dice) -> Chances {
     let mixed = Chances {
         loss: dice.below(20),
         twice: dice.below(40),
