@@ -9,7 +9,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use futures::StreamExt as _;
-use lattice_core::id::{HostId, HostName, LatticeName, Region};
+use lattice_core::id::{ConfigName, HostId, HostName, LatticeName, Region};
 use lattice_core::policy::accept::{Holding, Judge};
 use lattice_core::policy::force::{InForce, Preset};
 use lattice_core::policy::report::Enforced;
@@ -303,6 +303,10 @@ fn files_that_make_no_sense() {
     check(&many, "10001 rules, at most 10000");
     check(&format!("{}{}", "[".repeat(100_000), "]".repeat(100_000)), "nested deeper");
     check(&" ".repeat(800_000), "at most");
+    // Small enough by itself, and not with what a signature adds.
+    let rule = format!(r#""{}","#, "x".repeat(100));
+    let rules = rule.repeat((lattice_core::policy::MAX_BUNDLE_BYTES - 100) / rule.len());
+    check(&format!(r#"{{"policy_id":"a","version":1,"allowed_contracts":[{rules}"a"]}}"#), "signed it has");
     world.desk.write("policy.json", r#"{"policy_id":"a","version":9223372036854775808,"allowed_contracts":[]}"#);
     world.policy(&["put", "policy.json", "--no-wait"]).fails(3, "is too far above 0");
     world.desk.run(&["keys", "gen", "user"]).ok();
@@ -311,4 +315,28 @@ fn files_that_make_no_sense() {
     world.policy(&["put", "policy.json", "--scope", "everywhere"]).fails(2, "scope `everywhere`");
     world.policy(&["put", "policy.json", "--allow-older", "edge"]).fails(2, "<name>=<digest>");
     assert!(world.policy(&["put", "policy.json", "--no-wait"]).ok().err.contains("rule `wasmcloud:keyvalu` fits no contract"));
+}
+
+#[test]
+fn what_nobody_signed_is_never_signed_again_nor_taken_for_said() {
+    let world = World::start();
+    world.file(1, &[]);
+    world.policy(&["put", "policy.json", "--no-wait"]).ok();
+    // Somebody who may write there, and has no key, raises the version.
+    let id = ConfigName::new("edge-default").unwrap();
+    world.runtime.block_on(async {
+        let (stored, revision) = world.lattice.read_policy(&id).await.unwrap();
+        let document = String::from_utf8(stored.unwrap().document.to_vec()).unwrap();
+        let forged = document.replace("\"version\":1", "\"version\":2").replace("\"issued_at\":", "\"issued_at\":9");
+        assert_ne!(document, forged);
+        world.lattice.commit_policy(&id, forged.into(), revision).await.unwrap();
+    });
+    world.file(2, &[]);
+    world.policy(&["put", "policy.json", "--no-wait"]).fails(3, "version 2 of edge-default was seen with other content");
+    world.policy(&["rollback", "edge-default", "--to", "2", "--no-wait"]).fails(4, "no version 2 is kept (kept: 1)");
+    assert!(world.policy(&["get"]).ok().out.contains("its signature is wrong"));
+    assert!(world.policy(&["sync", "--timeout", "1s"]).ok().out.starts_with("no policies"));
+    world.policy(&["put", "policy.json", "--bump", "--no-wait"]).ok();
+    let history = world.policy(&["history", "edge-default", "-o", "json"]).ok().json();
+    assert_eq!(history.as_array().unwrap().last().unwrap()["version"], 3, "{history}");
 }

@@ -381,6 +381,8 @@ mod tests {
         assert!(refused("A").contains("no public nkey"));
         assert!(refused(&format!("A{}", "B".repeat(55))).contains("checksum"));
         assert!(refused(",").contains("names no key"));
+        let many: Vec<String> = (0..=lattice_core::trust::MAX_KEYS).map(|_| key(nkeys::KeyPair::new_account())).collect();
+        assert!(refused(&many.join(",")).contains("names 257 keys, at most 256 are taken"));
     }
 
     #[test]

@@ -6,9 +6,11 @@ use std::sync::Arc;
 
 use lattice_core::admission::{ComponentShape, MAX_COMPONENT_BYTES};
 use lattice_core::claims::Claim;
+use lattice_core::contract::Contract;
 use lattice_core::error::Problem;
 use lattice_core::id::{ActorId, Digest, ProviderId};
 use lattice_core::ownership::SlotId;
+use lattice_core::policy::effects::is_system;
 use lattice_core::wire::assignment::{ComponentAssignment, ProviderAssignment};
 use tokio::sync::watch;
 use tokio_util::task::TaskTracker;
@@ -209,8 +211,75 @@ impl Executor {
     }
 }
 
-/// Whether the claim of an actor allows the contract of each of its links.
+/// Whether the claim of an actor allows the contract of each of its links. What is linked as one of lattice's own is beyond
+/// policy, so that its issuer must have said that it is one.
 fn check_links(actor: &ActorId, spec: &ComponentAssignment, claim: Option<&Claim>) -> Result<(), Problem> {
     let Some(claim) = claim else { return Ok(()) };
-    spec.links.iter().try_for_each(|link| claim.check_link(actor.as_str(), link.contract, &spec.image))
+    let own = is_system(spec).then_some(Contract::Store);
+    let mut contracts = spec.links.iter().map(|link| link.contract).chain(own);
+    contracts.try_for_each(|contract| claim.check_link(actor.as_str(), contract, &spec.image))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use lattice_core::id::LinkName;
+    use lattice_core::link::{KindSettings, LinkSpec};
+    use lattice_core::trust::PublicKey;
+    use lattice_core::wire::assignment::{InstancePolicy, Limits, LinkAssignment};
+
+    /// A link for messages, which may be one of lattice's own.
+    fn messaging(system: bool) -> LinkAssignment {
+        let (name, provider) = (LinkName::new("default").unwrap(), ProviderId::new("messaging").unwrap());
+        let link = LinkSpec {
+            source: ActorId::new("a").unwrap(),
+            target: provider.clone(),
+            contract: Contract::Messaging,
+            name: name.clone(),
+            values: BTreeMap::new(),
+            permissions: Default::default(),
+            env_mapping: BTreeMap::new(),
+            config: Vec::new(),
+        };
+        let mut settings = link.settings(&BTreeMap::new()).unwrap();
+        if let KindSettings::Messaging(kind) = &mut settings.kind {
+            kind.system = system;
+        }
+        LinkAssignment { name, contract: Contract::Messaging, provider, settings }
+    }
+
+    #[test]
+    fn who_is_beyond_policy_needs_a_claim_that_says_so() {
+        let key = |kind: char| PublicKey::new(format!("{kind}{}", "A".repeat(55))).unwrap();
+        let claim = |allow: &[&str]| Claim {
+            name: "a".to_owned(),
+            version: "1.0.0".parse().unwrap(),
+            revision: 0,
+            digest: Digest::of(b"a"),
+            allow: allow.iter().map(|contract| (*contract).to_owned()).collect(),
+            issued_at: 1,
+            not_before: 1,
+            expires: 2,
+            issuer: key('A'),
+            subject: key('M'),
+            lattice: None,
+        };
+        let check = |system: bool, allow: &[&str]| {
+            let spec = ComponentAssignment {
+                image: "file:///a.wasm".to_owned(),
+                digest: Digest::of(b"a"),
+                instances: 1,
+                policy: InstancePolicy::PerMessage,
+                limits: Limits::default(),
+                config: BTreeMap::new(),
+                links: vec![messaging(system)],
+                ownership: None,
+            };
+            check_links(&ActorId::new("a").unwrap(), &spec, Some(&claim(allow))).map_err(|problem| problem.message)
+        };
+        assert_eq!(check(false, &["wasmcloud:messaging"]), Ok(()));
+        let denied = check(true, &["wasmcloud:messaging"]).unwrap_err();
+        assert!(denied.starts_with("capability denied: lattice:store: the claim of a does not allow it"), "{denied}");
+        assert_eq!(check(true, &["wasmcloud:messaging", "lattice:store"]), Ok(()));
+    }
 }

@@ -214,4 +214,57 @@ mod tests {
         let pool = internal_addresses("nats://1.1.1.1", &force).await.unwrap_err();
         assert!(pool.message.starts_with("capability denied: wasmcloud:messaging"), "{pool}");
     }
+
+    /// A server that tells everybody of another one and hangs up; its port, and who comes.
+    async fn talkative(other: u16) -> (u16, tokio::sync::mpsc::Receiver<()>) {
+        use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let (come, coming) = tokio::sync::mpsc::channel(1);
+        tokio::spawn(async move {
+            while let Ok((mut stream, _)) = listener.accept().await {
+                let told = format!(
+                    r#"INFO {{"server_id":"a","server_name":"a","version":"2.11.0","go":"go","host":"127.0.0.1","port":{port},"headers":true,"max_payload":1048576,"proto":1,"client_id":1,"connect_urls":["127.0.0.1:{other}"]}}"#
+                );
+                // Whoever hangs up first comes again.
+                let _ = stream.write_all(format!("{told}\r\n").as_bytes()).await;
+                let _ = stream.read(&mut [0; 4096]).await;
+                let _ = stream.write_all(b"PONG\r\n").await;
+                if come.send(()).await.is_err() {
+                    return;
+                }
+            }
+        });
+        (port, coming)
+    }
+
+    #[tokio::test]
+    async fn only_the_addresses_that_were_looked_at_are_connected_to() {
+        let open = InForce::of_bundles([], Preset::Open, Time::exact(1));
+        for (force, is_followed) in [(open, true), (internal_only(), false)] {
+            let elsewhere = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let (port, mut coming) = talkative(elsewhere.local_addr().unwrap().port()).await;
+            let own = ConnectOptions { retry_on_initial_connect: true, ..ConnectOptions::new("nats://127.0.0.1:1", "test") };
+            let own = lattice_nats::connect(&own).await.unwrap();
+            let pool = MessagingPool::new(own, &HostName::new("a").unwrap(), &BTreeMap::new());
+            let backend = pool.backend(Some(&format!("nats://localhost:{port}")), &force).await.unwrap();
+            assert_eq!(backend.connection().url().contains("localhost"), is_followed, "the name may stand for something else next time");
+            // Clients try servers in any order: where they may, somebody comes sooner or later; where not, this often is enough.
+            let rounds = async {
+                let mut left = if is_followed { u32::MAX } else { 8 };
+                while left > 0 {
+                    coming.recv().await.unwrap();
+                    left -= 1;
+                }
+            };
+            let followed = async {
+                tokio::select! {
+                    came = elsewhere.accept() => came.is_ok(),
+                    () = rounds => false,
+                }
+            };
+            let followed = tokio::time::timeout(std::time::Duration::from_secs(20), followed).await.unwrap();
+            assert_eq!(followed, is_followed, "a server that a server tells of");
+        }
+    }
 }

@@ -412,4 +412,20 @@ mod tests {
         assert!(refused.message.starts_with("LATTICE_FAULT=drop-fence"), "{refused:?}");
         assert_eq!(refused.code.exit_code(), 2);
     }
+
+    #[test]
+    fn who_can_be_trusted() {
+        let trust = |issuers: &[&str], issuer: Option<&str>| {
+            let trust_issuer = issuers.iter().map(|text| (*text).to_owned()).collect();
+            TrustArgs { trust_issuer, issuer: issuer.map(PathBuf::from), policy_default: None }.trust()
+        };
+        let account = nkeys::KeyPair::new_account().public_key();
+        assert_eq!(trust(&[], None).unwrap(), Trust::default(), "as it was");
+        assert_eq!(trust(&["off"], None).unwrap().issuers, Some(BTreeSet::new()));
+        assert_eq!(trust(&[&account], Some("a.nk")).unwrap().issuers.unwrap().first().unwrap().as_str(), account);
+        let refused = |issuers: &[&str], issuer| trust(issuers, issuer).unwrap_err().message;
+        assert!(refused(&[], Some("a.nk")).contains("give --trust-issuer, too"));
+        assert!(refused(&[&nkeys::KeyPair::new_operator().public_key()], None).contains("is a key of kind `operator`"));
+        assert!(refused(&["nobody"], None).contains("neither a public key"));
+    }
 }

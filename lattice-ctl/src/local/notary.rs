@@ -199,4 +199,70 @@ mod tests {
         let off = Trust { issuers: Some(BTreeSet::new()), ..Trust::default() }.settled(&folder).unwrap();
         assert!(Notary::open(&folder, &off).unwrap().is_none());
     }
+    #[test]
+    fn settings_that_cannot_be_read_trust_nobody_by_mistake() {
+        let data = tempfile::tempdir().unwrap();
+        let folder = Folder::new(Some(data.path()), &LatticeName::new("default").unwrap()).unwrap();
+        let path = folder.root().join("trust.json");
+        std::fs::write(&path, r#"{"issuers":["A"#).unwrap();
+        assert!(Trust::default().settled(&folder).unwrap_err().message.contains("trust.json"));
+        std::fs::remove_file(&path).unwrap();
+        std::fs::create_dir(&path).unwrap();
+        assert!(Trust::default().settled(&folder).unwrap_err().message.contains("trust.json"));
+    }
+
+    /// A component that exports a handler and does nothing, with a custom section of its own.
+    fn component(tag: &str) -> Vec<u8> {
+        const HANDLER: &str = "wasmcloud:messaging/handler@0.2.0";
+        let mut bytes = b"\0asm\x0d\0\x01\0".to_vec();
+        let mut section = |number: u8, content: &[u8]| {
+            bytes.extend([number, u8::try_from(content.len()).unwrap()]);
+            bytes.extend(content);
+        };
+        section(0, &[&[3], &b"tag"[..], tag.as_bytes()].concat());
+        section(5, &[1, 1, 0]);
+        section(11, &[&[1, 0, u8::try_from(HANDLER.len()).unwrap()], HANDLER.as_bytes(), &[5, 0, 0]].concat());
+        bytes
+    }
+
+    #[test]
+    fn signed_once_and_again_when_it_must_be() {
+        let data = tempfile::tempdir().unwrap();
+        let folder = Folder::new(Some(data.path()), &LatticeName::new("default").unwrap()).unwrap();
+        let trust = Trust { issuers: Some(BTreeSet::from([signing::public(&KeyPair::new_account()).unwrap()])), ..Trust::default() };
+        let notary = Notary::open(&folder, &trust).unwrap().unwrap();
+        let source = data.path().join("actor.wasm");
+        std::fs::write(&source, component("one")).unwrap();
+        let sign = || notary.sign(SystemActor::Scheduler, &source).unwrap();
+        let path = sign();
+        let claim = known(&path).unwrap();
+        assert_eq!((&claim.issuer, claim.name.as_str()), (notary.public(), SystemActor::Scheduler.as_str()));
+
+        // Whatever stands there is kept as it is if it is good, and is replaced by a good one if it is not.
+        let own = |bare: &[u8], edit: &dyn Fn(&mut Claim), signer: &Signer| {
+            let mut claim = Claim { digest: Carried::read(bare).unwrap().digest, revision: 7, ..claim.clone() };
+            edit(&mut claim);
+            signing::sign_component(bare.to_vec(), &claim, signer).unwrap()
+        };
+        let (one, two, now) = (component("one"), component("two"), now_s());
+        make_key(&data.path().join("other.nk")).unwrap();
+        let other = Signer::read(&data.path().join("other.nk"), Purpose::Claim).unwrap();
+        let moved = |claim: &mut Claim| claim.digest = Carried::read(&component("one")).unwrap().digest;
+        let foreign = |claim: &mut Claim| claim.issuer = other.public().clone();
+        let check = |what: &str, signed: Vec<u8>, is_kept: bool| {
+            std::fs::write(&path, &signed).unwrap();
+            sign();
+            let found = std::fs::read(&path).unwrap();
+            assert_eq!(found == signed, is_kept, "{what}");
+            let found = Carried::read(&found).unwrap();
+            assert_eq!(found.digest, Carried::read(&one).unwrap().digest, "{what}: the component of this program");
+        };
+        check("good", own(&one, &|_| {}, &notary.signer), true);
+        check("about other code", own(&two, &|_| {}, &notary.signer), false);
+        check("with other code", own(&two, &moved, &notary.signer), false);
+        check("by another key", own(&one, &foreign, &other), false);
+        check("soon at its end", own(&one, &|claim| claim.expires = now + LEFT_S - 1, &notary.signer), false);
+        check("not yet valid", own(&one, &|claim| claim.not_before = now + 1000, &notary.signer), false);
+        check("no component", b"x".to_vec(), false);
+    }
 }

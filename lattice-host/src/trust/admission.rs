@@ -80,3 +80,6 @@ impl Gatekeeper for Admission {
         Ok(Some(verified.claim().clone()))
     }
 }
+
+#[cfg(test)]
+mod tests;

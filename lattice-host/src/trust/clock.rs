@@ -113,4 +113,14 @@ mod tests {
         assert_eq!(clock.advance(Some(NOW - 10)), NOW - 10);
         assert_eq!(clock.advance(Some(NOW - 500)), NOW - 10, "it never falls");
     }
+    #[test]
+    fn time_goes_on_since_it_was_said() {
+        let ago = |seconds| Instant::now().checked_sub(Duration::from_secs(seconds)).unwrap();
+        let clock = Clock::reading(|| 0, NOW);
+        clock.lock().floor.1 = ago(10);
+        assert!(clock.now().now_s >= NOW + 10, "as long as the host runs");
+        clock.hear_server(NOW + 1000);
+        clock.lock().server.as_mut().unwrap().1 = ago(20);
+        assert!(clock.now().now_s >= NOW + 1020, "since the server said it");
+    }
 }

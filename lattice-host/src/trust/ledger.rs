@@ -143,4 +143,32 @@ mod tests {
         let (_, found) = Ledger::open(folder.path());
         assert_eq!(found.marks, Stored::Found(PolicyMarks::default()));
     }
+    #[test]
+    fn a_time_that_has_passed_never_comes_again() {
+        let folder = tempfile::tempdir().unwrap();
+        let (ledger, _) = Ledger::open(folder.path());
+        ledger.keep_floor(9).unwrap();
+        ledger.keep_policies(&PolicyMarks::default(), &Documents::default(), 7).unwrap();
+        ledger.keep_floor(8).unwrap();
+        assert_eq!(Ledger::open(folder.path()).1.floor_s, 9);
+    }
+
+    #[test]
+    fn no_mark_is_written_without_its_policy() {
+        let folder = tempfile::tempdir().unwrap();
+        // A folder in its place: this file cannot be written.
+        std::fs::create_dir(folder.path().join("policies.json")).unwrap();
+        let (ledger, _) = Ledger::open(folder.path());
+        ledger.keep_policies(&PolicyMarks::default(), &Documents::default(), 7).unwrap_err();
+        assert_eq!(Ledger::open(folder.path()).1.marks, Stored::Absent);
+    }
+
+    #[test]
+    fn a_file_that_is_far_too_large_is_not_read_to_its_end() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = std::fs::File::create(folder.path().join("marks.json")).unwrap();
+        file.set_len(MAX_BYTES + 1).unwrap();
+        let found = Ledger::open(folder.path()).1;
+        assert!(matches!(found.marks, Stored::Unreadable(why) if why.contains("more than")));
+    }
 }

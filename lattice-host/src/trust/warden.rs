@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use futures::{FutureExt as _, StreamExt as _};
 use lattice_core::id::{ConfigName, LatticeName};
-use lattice_core::policy::accept::{Documents, Holding, Judge, MAX_POLICIES, Marks, Outcome};
+use lattice_core::policy::accept::{Documents, Holding, Judge, MAX_POLICIES, Marks, Outcome, Stored};
 use lattice_core::policy::force::{InForce, Preset};
 use lattice_core::policy::report::Enforced;
 use lattice_core::policy::scope::Facts;
@@ -76,7 +76,9 @@ pub(crate) struct Warden {
 impl Warden {
     /// The warden with what was on disk, which is in force from now on.
     pub(crate) fn restore(post: Post, found: Found) -> Self {
-        let holding = post.judge(|judge| Holding::restore(found.marks, found.documents, judge, &Nkeys));
+        // Who takes policies from nobody misses none. What was seen stays on disk, for when somebody is trusted again.
+        let (marks, documents) = if post.keys.is_empty() { (Stored::Absent, Stored::Absent) } else { (found.marks, found.documents) };
+        let holding = post.judge(|judge| Holding::restore(marks, documents, judge, &Nkeys));
         let mut warden = Self { post, holding, refused: BTreeMap::new(), standing: Standing::Trusted, unwritten: false, news: Vec::new() };
         if let Some(why) = warden.holding.lost().map(str::to_owned) {
             warden.tell(EventKind::TrustLost, format!("nothing is allowed until the policies were read again: {why}"), []);

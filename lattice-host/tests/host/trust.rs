@@ -6,6 +6,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use bytes::Bytes;
 use lattice_core::claims::sections::{self, CLAIM_SECTION, Carried};
 use lattice_core::claims::{Claim, Permit};
+use lattice_core::contract::Contract;
 use lattice_core::id::{ActorId, ConfigName, HostId, LatticeName, Revision};
 use lattice_core::policy::rules::Rule;
 use lattice_core::policy::scope::Scope;
@@ -15,6 +16,7 @@ use lattice_core::trust::envelope::{Purpose, seal, signed_bytes};
 use lattice_core::wire::assignment::ProviderKind;
 use lattice_core::wire::event::EventKind;
 use lattice_core::wire::report::{ComponentState, HostReport};
+use lattice_nats::{ConnectOptions, Lattice, connect};
 use nkeys::KeyPair;
 use rustix::process::Signal;
 
@@ -86,6 +88,16 @@ impl Issuer {
         let (_, revision): (_, Revision) = world.lattice.read_policy(policy).await.unwrap();
         world.lattice.commit_policy(policy, self.seal(Purpose::Policy, &bundle.encode()).into(), revision).await.unwrap();
     }
+
+    /// The same with so much more to read that a plan is there before it.
+    async fn put_much(&self, world: &World, denied: &[&str]) {
+        self.put(world, 1, denied, |_| {}).await;
+        for number in 0..12 {
+            let policy = ConfigName::new(format!("large-{number}")).unwrap();
+            let rule = |n: u32| Rule::new(format!("nobody:has-such-a-contract-{n}/whatever-it-is-called")).unwrap();
+            self.put_as(world, &policy, 1, &[], |bundle| bundle.policy.denied_contracts = (0..9_000).map(rule).collect()).await;
+        }
+    }
 }
 
 fn edge() -> ConfigName {
@@ -146,6 +158,7 @@ async fn logged(host: &HostProcess, text: &str) {
 async fn only_what_a_trusted_issuer_signed_runs() {
     let mut world = World::start().await;
     let (issuer, stranger) = (Issuer::new(), Issuer::new());
+    let mut events = world.events().await;
     let (_host, report) = world.trusting(&issuer).await;
     let mut tampered = issuer.sign("echo", |_| {}).to_vec();
     sections::append(&mut tampered, "more", b"code");
@@ -169,6 +182,8 @@ async fn only_what_a_trusted_issuer_signed_runs() {
     world.wants("good", issuer.sign("echo", |_| {}), &report.id).await;
     let report = world.running("NEDGE01", "good").await;
     assert_eq!(world.request("site.good", "hello").await, "hello");
+    let refused = event(&mut events, |event| event.kind == EventKind::ClaimRefused && event.details["actor"] == "unsigned").await;
+    assert!(refused.message.contains("invalid claim: it is not signed"), "{refused:?}");
     for (id, why) in whys {
         let state = report.components[&actor(id)].state.to_string();
         assert!(state.starts_with("failed: actor start failed: invalid claim: ") && state.contains(why), "{id}: {state}");
@@ -216,6 +231,20 @@ async fn a_link_that_the_claim_does_not_allow_is_not_made() {
     let state = world.until_state("kv", "failed").await.components[&actor("kv")].state.to_string();
     assert!(state.starts_with("failed: capability denied: wasmcloud:keyvalue: the claim of kv does not allow it"), "{state}");
     assert!(state.contains("--allow wasmcloud:keyvalue,wasmcloud:messaging"), "{state}");
+
+    // Nor is it for an actor that runs: that one takes no messages any more, until the link is gone.
+    let other = issuer.sign("echo", |claim| claim.allow = BTreeSet::from(["wasmcloud:messaging".to_owned()]));
+    world.wants("echo", other, &report.id).await;
+    world.running("NEDGE01", "echo").await;
+    assert_eq!(world.request("site.echo", "hello").await, "hello");
+    world.link("echo", ProviderKind::KvMemory, &[("bucket", "a")]).await;
+    world.commit().await;
+    world.until_state("echo", "failed: capability denied: wasmcloud:keyvalue").await;
+    let client = world.lattice.connection().client();
+    eventually("nobody answers", async || client.request("site.echo", "hello".into()).await.err()).await;
+    world.unlink("echo", Contract::KeyValue);
+    world.running("NEDGE01", "echo").await;
+    assert_eq!(world.request("site.echo", "hello").await, "hello");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -279,18 +308,43 @@ async fn an_absent_host_complies_before_it_starts_anything() {
     world.link("kv", ProviderKind::KvMemory, &[("bucket", "a")]).await;
     world.running("NEDGE01", "kv").await;
     stopped(host).await;
-    issuer.put(&world, 1, &["wasmcloud:keyvalue"], |_| {}).await;
-    // So much to read that the plan is here first.
-    for number in 0..12 {
-        let policy = ConfigName::new(format!("large-{number}")).unwrap();
-        let rule = |n: u32| Rule::new(format!("nobody:has-such-a-contract-{n}/whatever-it-is-called")).unwrap();
-        issuer.put_as(&world, &policy, 1, &[], |bundle| bundle.policy.denied_contracts = (0..9_000).map(rule).collect()).await;
-    }
+    issuer.put_much(&world, &["wasmcloud:keyvalue"]).await;
     let mut events = world.events().await;
     let _host = HostProcess::start(&world.host_dir("NEDGE01"), &[]);
     let first = event(&mut events, |event| matches!(event.kind, EventKind::ActorRunning | EventKind::ActorFailed)).await;
     assert_eq!(first.kind, EventKind::ActorFailed, "{first:?}");
     assert!(first.message.contains("capability denied: wasmcloud:keyvalue"), "{first:?}");
+    world.enforced(1).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_host_that_was_cut_off_complies_before_it_follows_the_plan() {
+    let mut world = World::start().await;
+    let issuer = Issuer::new();
+    let (host, report) = world.joined_with("NEDGE01", &["--trust-policies", issuer.key.as_str()]).await;
+    // Its code is in memory already, so that nothing but the policies is waited for.
+    for id in ["known", "kv"] {
+        world.wants(id, program("kv-user"), &report.id).await;
+        world.link(id, ProviderKind::KvMemory, &[("bucket", "a")]).await;
+        if id == "known" {
+            world.running("NEDGE01", id).await;
+        }
+    }
+    let (plan, head) = world.planned().await;
+
+    // Where the host cannot hear it, on another port, the plan is committed and the policy is put.
+    let port = world.stop_server().await;
+    world.start_server(0).await;
+    let elsewhere = connect(&ConnectOptions::new(world.server.as_ref().unwrap().url(), "test")).await.unwrap();
+    let here = std::mem::replace(&mut world.lattice, Lattice::new(elsewhere, LatticeName::new("default").unwrap()));
+    issuer.put_much(&world, &["wasmcloud:keyvalue"]).await;
+    world.lattice.commit_plan(&plan, head).await.unwrap();
+    world.lattice = here;
+    world.stop_server().await;
+    world.start_server(port).await;
+
+    logged(&host, "actor kv failed: capability denied: wasmcloud:keyvalue").await;
+    assert!(!host.log().contains("actor kv runs"), "{}", host.log());
     world.enforced(1).await;
 }
 

@@ -172,12 +172,17 @@ impl World {
 
     /// Commits what is desired and what `more` does to the assignments.
     pub(crate) async fn commit_with(&self, more: impl Fn(&mut Assignment)) -> Generation {
+        let (mut plan, head) = self.planned().await;
+        plan.changed.values_mut().for_each(more);
+        self.lattice.commit_plan(&plan, head).await.unwrap();
+        plan.head.generation
+    }
+
+    /// A plan of what is desired, and the revision over which it may be committed.
+    pub(crate) async fn planned(&self) -> (Plan, Revision) {
         let state = self.lattice.read_plan().await.unwrap();
         let inventory = Inventory::new(self.reports().await, state.assignments.values());
-        let mut plan: Plan = plan(&self.desired, Revision(1), &inventory, &self.verdicts, &state);
-        plan.changed.values_mut().for_each(more);
-        self.lattice.commit_plan(&plan, state.head_revision).await.unwrap();
-        plan.head.generation
+        (plan(&self.desired, Revision(1), &inventory, &self.verdicts, &state), state.head_revision)
     }
 
     /// Commits and waits until `host` has applied it and runs `id`.

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use bytes::Bytes;
 use http_body_util::{BodyExt as _, Full};
@@ -10,15 +10,19 @@ use lattice_core::claims::sections::Carried;
 use lattice_core::claims::{Claim, Refused};
 use lattice_core::contract::Contract;
 use lattice_core::id::{ConfigName, Digest, LatticeName, LinkName};
+use lattice_core::link::KindSettings;
 use lattice_core::policy::force::{InForce, Preset};
 use lattice_core::policy::rules::Rule;
 use lattice_core::policy::scope::Scope;
 use lattice_core::policy::{Bundle, SecurityPolicy};
 use lattice_core::trust::PublicKey;
 use lattice_core::trust::clock::Time;
-use lattice_host::runtime::{Actor, Backend, BoundLink, Gatekeeper, InvokeError, LoadError, NoGate, Prepared, Runtime, Shield};
+use lattice_host::runtime::{
+    Actor, Backend, BoundLink, Gatekeeper, InvokeError, LoadError, Loaded, NoGate, Prepared, ReplyRoute, Runtime, Shield,
+};
+use provider_api::messaging::Message;
 
-use crate::world::{World, call, config, link, program, settings};
+use crate::world::{World, call, config, link, message, program, settings};
 
 /// Lets everything in, or nothing.
 #[derive(Default)]
@@ -89,6 +93,35 @@ async fn code_is_judged_before_it_is_compiled_and_at_each_load() {
     assert_eq!(load(&second, &wasm).await, Ok(()));
 }
 
+/// Lets everything be compiled, and so much of it run.
+struct Turnstile(AtomicU32);
+
+impl Gatekeeper for Turnstile {
+    fn asks(&self) -> bool {
+        true
+    }
+
+    fn check(&self, _carried: &Carried) -> Result<(), Refused> {
+        Ok(())
+    }
+
+    fn admit(&self, _carried: &Carried) -> Result<Option<Claim>, Refused> {
+        let left = self.0.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1));
+        left.map(|_| None).map_err(|_| Refused::Unsigned { token_only: false })
+    }
+}
+
+#[tokio::test]
+async fn code_is_judged_again_after_it_was_compiled_whoever_waited_for_it() {
+    let wasm = program("echo");
+    let refused = |loaded: Result<Loaded, LoadError>| matches!(loaded, Err(LoadError::Claim { .. }));
+    let world = World::guarded(Arc::new(Turnstile(AtomicU32::new(0))), Shield::open());
+    assert!(refused(world.load(wasm.clone()).await), "compiled, and not let run");
+    let world = World::guarded(Arc::new(Turnstile(AtomicU32::new(1))), Shield::open());
+    let (first, second) = tokio::join!(world.load(wasm.clone()), world.load(wasm.clone()));
+    assert!(first.is_ok() && refused(second), "what somebody else has loaded meanwhile");
+}
+
 /// Remembers what it was asked about.
 #[derive(Default)]
 struct Witness(std::sync::Mutex<Vec<Carried>>);
@@ -122,6 +155,17 @@ async fn what_code_carries_is_kept_with_it() {
     second.load(&Digest::of(&wasm), async { Err::<Bytes, _>(std::io::Error::other("not again")) }).await.unwrap();
     let expected = Carried::read(&wasm).unwrap();
     assert_eq!(*witness.0.lock().unwrap(), [expected.clone(), expected.clone(), expected]);
+
+    // Whoever changes it beside the machine code has made it a file that is not ours.
+    let mut files = std::fs::read_dir(world.dir.path().join("cache")).unwrap().map(|file| file.unwrap().path());
+    let cached = files.find(|path| path.extension().is_some_and(|extension| extension == "cwasm")).unwrap();
+    let mut file = std::fs::read(&cached).unwrap();
+    let at = file.windows(7).rposition(|bytes| bytes == b"a claim").unwrap();
+    file[at] = b'b';
+    std::fs::write(&cached, file).unwrap();
+    let third = Runtime::guarded(config(world.dir.path().join("cache")), witness, Shield::open()).unwrap();
+    let loaded = third.load(&Digest::of(&wasm), async { Err::<Bytes, _>(std::io::Error::other("needed again")) }).await;
+    assert!(matches!(loaded, Err(LoadError::Fetch { .. })));
 }
 
 fn policy(allowed: &[&str], denied: &[&str], memory_mb: Option<u32>) -> InForce {
@@ -175,6 +219,13 @@ async fn each_way_out_of_an_actor_is_asked_about() {
     check("wasmcloud:messaging/consumer", "publish edge.result.eu x", sending).await;
     // A reply is published, too.
     check("wasmcloud:messaging/consumer", "get a", sending).await;
+    // A request fails by itself, without a reply that would.
+    let request = Message { reply_to: None, ..message("request edge.result.eu 1000 x") };
+    let ask = async || actor.handle_message(request.clone(), ReplyRoute::None).await.map(drop).map_err(|error| error.to_string());
+    shield.raise(policy(&["*"], &["wasmcloud:messaging/consumer"], None));
+    assert!(ask().await.unwrap_err().contains(sending));
+    shield.raise(policy(&["*"], &[], None));
+    assert_eq!(ask().await, Ok(()));
     let denials = world.log.denials.lock().unwrap().join("\n");
     assert!(denials.contains("wasmcloud:keyvalue: policy edge v3 denies it (rule `"), "{denials}");
 }
@@ -189,6 +240,8 @@ async fn each_way_into_an_actor_is_asked_about() {
     assert!(matches!(failed, InvokeError::Denied { .. }), "{failed}");
     assert_eq!(failed.problem("echo").code.exit_code(), 6);
     assert!(failed.to_string().starts_with("capability denied: wasmcloud:messaging: policy edge v3 denies it"), "{failed}");
+    let denials = world.log.denials.lock().unwrap().clone();
+    assert!(denials[0].starts_with("wasmcloud:messaging: policy edge v3 denies it"), "{denials:?}");
     shield.raise(policy(&["*"], &["wasi:http/incoming-handler"], None));
     assert_eq!(call(&actor, "x").await.unwrap(), "x");
 
@@ -206,6 +259,23 @@ async fn each_way_into_an_actor_is_asked_about() {
     assert!(status == 403 && body.contains("capability denied: wasmcloud:httpserver: policy edge v3"), "{status} {body}");
     shield.raise(policy(&["*"], &[], None));
     assert_eq!(get().await.0, 200);
+}
+
+#[tokio::test]
+async fn lattice_s_own_actors_are_beyond_policy() {
+    let shield = Shield::open();
+    let world = World::guarded(Arc::new(NoGate), shield.clone());
+    let make = async |system: bool| {
+        let mut messaging = world.messaging(&[("subscription", "edge.sensor.eu")]);
+        let KindSettings::Messaging(kind) = &mut messaging.spec.settings.kind else { panic!("a messaging link") };
+        kind.system = system;
+        let loaded = world.load(program("echo")).await.unwrap();
+        Actor::new(&world.runtime, loaded, settings("echo"), vec![messaging]).unwrap()
+    };
+    let (own, other) = (make(true).await, make(false).await);
+    shield.raise(policy(&[], &["*"], Some(1)));
+    assert_eq!(call(&own, "x").await.unwrap(), "x");
+    assert!(matches!(call(&other, "x").await, Err(InvokeError::Denied { .. })));
 }
 
 #[tokio::test]

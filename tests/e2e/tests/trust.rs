@@ -59,6 +59,8 @@ fn only_signed_actors_run_and_only_with_what_their_claim_allows() {
     );
     let hint = unsigned["hint"].as_str().expect("a hint");
     assert!(hint.contains("lattice-ctl claim sign") && hint.contains("kv_user.wasm"), "{unsigned}");
+    // Told before anything is sent: who waits for no host hears of it, too.
+    world.line("start actor file://./kv_user.wasm kv --no-wait").fails(6, "it is not signed");
 
     sign(&world, "kv_user", "--name kv --allow wasmcloud:messaging --ver 1.0.0").ok();
     world.line("start actor file://./kv_user.wasm kv --allow-update").ok();
@@ -66,6 +68,7 @@ fn only_signed_actors_run_and_only_with_what_their_claim_allows() {
     let denied = world.line("link put kv kv wasmcloud:keyvalue default --bucket edge-data -o json");
     let denied = denied.problem(6, "capability-denied", "capability denied: wasmcloud:keyvalue: the claim of kv does not allow it");
     assert!(denied["hint"].as_str().is_some_and(|hint| hint.contains("--allow wasmcloud:keyvalue,wasmcloud:messaging")), "{denied}");
+    world.line("link put kv kv wasmcloud:keyvalue default --bucket edge-data --no-wait").fails(6, "the claim of kv does not allow it");
 
     // The command that the hint names mends it.
     sign(&world, "kv_user", "--allow wasmcloud:keyvalue,wasmcloud:messaging --ver 1.0.1").ok();
@@ -73,6 +76,11 @@ fn only_signed_actors_run_and_only_with_what_their_claim_allows() {
     world.line("link put kv kv wasmcloud:keyvalue default --bucket edge-data").ok();
     world.until_actor("kv", "running");
     assert_eq!(world.call("kv", "set a 1\nget a").ok().trim(), "ok\n1");
+
+    // Another version that may not use what the actor is linked to.
+    copy(&world, "kv_user", "narrow");
+    sign(&world, "narrow", "--name kv --allow wasmcloud:messaging --ver 1.0.2").ok();
+    world.line("start actor file://./narrow.wasm kv --allow-update --no-wait").fails(6, "the claim of kv does not allow it");
 
     // Going back is refused, and so is code that was changed after it was signed.
     let mut bytes = std::fs::read(world.folder().join("kv_user.wasm")).expect("the actor");
@@ -153,4 +161,89 @@ fn a_fleet_that_denies_by_default_starts_nothing_before_a_policy() {
     let taken = world.call("bomb", "x");
     let megabytes = taken.err.split("memory refused after ").nth(1).and_then(|rest| rest.split_whitespace().next()?.parse::<u32>().ok());
     assert!(megabytes.is_some_and(|megabytes| megabytes < 16), "{taken:?}");
+}
+
+/// A command that goes on until it is killed, which it is when dropped.
+struct Ongoing(std::process::Child);
+
+impl Drop for Ongoing {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+#[test]
+fn who_complies_is_watched() {
+    use std::io::{BufRead as _, BufReader};
+    let world = trusting(2, &[]);
+    put_policy(&world, 1, &[], None);
+    let mut watch = world.command(&["policy", "status", "--watch", "-o", "json"]);
+    let mut watch = Ongoing(watch.stdout(std::process::Stdio::piped()).spawn().expect("lattice-ctl runs"));
+    let mut lines = BufReader::new(watch.0.stdout.take().expect("its output")).lines();
+    // A line each time that something is different: never the same one twice.
+    let mut last = String::new();
+    let mut until = |version: u64| {
+        let is_there = |rows: &Value| {
+            let rows = rows.as_array().expect("rows");
+            rows.len() == 2 && rows.iter().all(|row| row["version"] == version && row["is"] == "complies")
+        };
+        for line in lines.by_ref() {
+            let line = line.expect("a line");
+            assert_ne!(line, last);
+            last = line;
+            if is_there(&serde_json::from_str(&last).expect("JSON")) {
+                return;
+            }
+        }
+        panic!("the command ends by itself; last: {last}");
+    };
+    until(1);
+    put_policy(&world, 2, &["wasmcloud:keyvalue"], None);
+    until(2);
+}
+
+#[test]
+fn lattice_s_own_actors_run_on_where_everything_is_denied() {
+    let world = trusting(1, &["--policy-default", "deny"]);
+    copy(&world, "echo", "echo");
+    sign(&world, "echo", "--name echo --allow wasmcloud:messaging").ok();
+    let own_run = || {
+        let actors = world.line("get actors --all -o json").json();
+        let states = actors.as_array()?.iter().filter(|actor| actor["id"].as_str().is_some_and(|id| id.starts_with("lattice-")));
+        let states: Vec<&str> = states.filter_map(|actor| actor["state"].as_str()).collect();
+        (states == ["running", "running"]).then_some(())
+    };
+    world.until("scheduler and failover run before there is a policy", own_run);
+    put_policy(&world, 1, &["*"], Some(1));
+    assert!(own_run().is_some(), "{}", world.line("get actors --all").ok());
+    // They start under it, too, and they work: what is asked for is planned by them, and told to be denied.
+    let pid = world.host_pid("NEDGE01");
+    e2e::process::signal(pid, rustix::process::Signal::KILL);
+    world.until("the host is back", || (world.host_pid("NEDGE01") != pid).then_some(()));
+    world.until("they run again", || world.host("NEDGE01").filter(|host| host["state"] == "Healthy").and_then(|_| own_run()));
+    world.line("start provider builtin://messaging-nats messaging").ok();
+    world.line("link put echo messaging wasmcloud:messaging default --subscription edge.sensor.echo").ok();
+    let denied = world.line("start actor file://./echo.wasm echo");
+    assert!(denied.code == 6 && denied.err.contains("policy edge-default v1 denies it"), "{denied:?}");
+    put_policy(&world, 2, &[], None);
+    world.line("start actor file://./echo.wasm echo --allow-update").ok();
+    world.until_actor("echo", "running");
+}
+
+#[test]
+fn trust_is_taken_back() {
+    let world = trusting(1, &[]);
+    copy(&world, "echo", "echo");
+    world.line("start actor file://./echo.wasm echo").fails(6, "invalid claim: it is not signed");
+    put_policy(&world, 1, &["wasmcloud:messaging"], None);
+    world.down();
+    let world = world.up_again(1, &["--trust-issuer", "off"]);
+    world.until_ready("NEDGE01");
+    // Nobody signs code or policies any more: what is unsigned runs, what was in force is not.
+    world.start_program("echo", "echo", "");
+    world.until_actor("echo", "running");
+    assert_eq!(world.call("echo", "hello").ok().trim(), "hello");
+    write_policy(&world, 2, &["wasmcloud:messaging"], None);
+    world.line("policy put policy.json --issuer keys/account.nk").fails(6, "refused by NEDGE01");
 }

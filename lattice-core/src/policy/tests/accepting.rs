@@ -215,6 +215,11 @@ fn what_is_lost_is_known_to_be_lost() {
     host.keys = BTreeSet::from([key('O', 'B')]);
     check(&host.restarted(|_, _| ()), "version 3 of edge");
     host.keys = BTreeSet::from([key('A', 'B')]);
+    // Another policy's document in its place.
+    let other = String::from_utf8(signed(&with(3, |b| b.policy.policy_id = id("other")))).unwrap();
+    let foreign = BTreeMap::from([(id("edge"), other)]);
+    let moved = host.restarted(|marks, documents| (*marks, *documents) = (Stored::Absent, Stored::Found(foreign)));
+    assert_eq!((moved.holding.bundles().count(), moved.holding.lost().is_some()), (0, true));
 
     // The same document brings it back, even if it has expired since; an older one does not.
     assert!(after.why(&signed(&bundle(2))).contains("older than 3"));
@@ -227,6 +232,20 @@ fn what_is_lost_is_known_to_be_lost() {
 }
 
 #[test]
+fn a_host_that_is_elsewhere_now_asks_what_is_meant_for_it() {
+    let mut host = Host::new();
+    let local = with(1, |b| b.scope = Scope::Region(host.region.clone()));
+    host.takes(&local);
+    let (marks, documents) = (Stored::Found(host.holding.marks().clone()), Stored::Found(host.holding.documents()));
+    host.region = Region::new("elsewhere").unwrap();
+    host.holding = Holding::restore(marks, documents, &host.judge(), &Hashes);
+    assert!(host.holding.lost().is_some(), "nothing is allowed until it knows");
+    assert_eq!(host.takes(&local), Outcome::Elsewhere { policy: id("edge"), from: None, to: 1 });
+    host.holding.complete();
+    assert_eq!((host.holding.lost(), host.version()), (None, None));
+}
+
+#[test]
 fn no_more_policies_than_a_host_keeps() {
     let mut host = Host::new();
     for number in 0..accept::MAX_POLICIES {
@@ -234,6 +253,12 @@ fn no_more_policies_than_a_host_keeps() {
     }
     assert!(host.why(&signed(&bundle(1))).contains("holds 64 policies already"));
     host.takes(&with(2, |b| b.policy.policy_id = id("p0")));
+    // Nor does it take more of them from its disk.
+    let found = host.restarted(|_, documents| {
+        let Stored::Found(documents) = documents else { panic!("no documents") };
+        documents.insert(id("edge"), String::from_utf8(signed(&bundle(1))).unwrap());
+    });
+    assert_eq!(found.holding.bundles().count(), accept::MAX_POLICIES);
 }
 
 #[test]

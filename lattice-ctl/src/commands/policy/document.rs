@@ -133,3 +133,26 @@ fn old_version(policy: &ConfigName, before: Option<&Opened>, why: &str) -> Probl
 pub(super) fn missing(policy: &ConfigName) -> Problem {
     Problem::new(ErrorCode::NotFound, format!("policy not found: {policy}")).hint("`lattice-ctl get policies` lists all")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::commands::policy::watch::tests::opened;
+    use crate::commands::signing::public;
+    use lattice_core::trust::envelope::{seal, signed_bytes};
+    use nkeys::KeyPair;
+
+    #[test]
+    fn what_holds_names_who_signed_it() {
+        let (account, other) = (KeyPair::new_account(), KeyPair::new_account());
+        let holds = |issuer: &KeyPair, signer: &KeyPair| {
+            let body = Bundle { issuer: public(issuer).unwrap(), ..opened(1, "*").bundle }.encode();
+            let signature = signer.sign(&signed_bytes(Purpose::Policy, &body)).unwrap();
+            let document = seal(&public(&account).unwrap(), &signature, &body).into();
+            Opened::of(&StoredPolicy { document, revision: Revision(1) }).unwrap().holds
+        };
+        assert!(holds(&account, &account));
+        assert!(!holds(&account, &other), "another signature");
+        assert!(!holds(&other, &account), "another issuer than the line above says");
+    }
+}

@@ -25,6 +25,11 @@ impl Desk {
 
     /// A host whose machine's clock is `wall`.
     fn warden(&self, wall: fn() -> u64) -> Warden {
+        self.trusting(BTreeSet::from([self.key()]), wall)
+    }
+
+    /// The same where these keys sign policies.
+    fn trusting(&self, keys: BTreeSet<PublicKey>, wall: fn() -> u64) -> Warden {
         let (ledger, found) = Ledger::open(self.folder.path());
         let post = Post {
             origin: Origin {
@@ -35,7 +40,7 @@ impl Desk {
             },
             labels: BTreeMap::new(),
             lattice: LatticeName::new("default").unwrap(),
-            keys: BTreeSet::from([self.key()]),
+            keys,
             preset: Preset::Open,
             clock: Arc::new(Clock::reading(wall, found.floor_s)),
             ledger: Arc::new(ledger),
@@ -45,6 +50,11 @@ impl Desk {
     }
 
     fn policy(&self, version: u64, denied: &[&str], scope: Scope) -> BTreeMap<ConfigName, StoredPolicy> {
+        let stored = StoredPolicy { document: self.document(version, denied, scope, NOW).into(), revision: Revision(1) };
+        BTreeMap::from([(edge(), stored)])
+    }
+
+    fn document(&self, version: u64, denied: &[&str], scope: Scope, now: u64) -> Vec<u8> {
         let bundle = Bundle {
             policy: SecurityPolicy {
                 policy_id: edge(),
@@ -56,16 +66,15 @@ impl Desk {
             },
             lattice: LatticeName::new("default").unwrap(),
             scope,
-            issued_at: NOW,
-            not_before: NOW - DAY,
-            expires: NOW + DAY,
+            issued_at: now,
+            not_before: now - DAY,
+            expires: now + DAY,
             issuer: self.key(),
             revoked_keys: BTreeSet::new(),
             allow_older: BTreeSet::new(),
         };
         let body = bundle.encode();
-        let document = seal(&self.key(), &self.admin.sign(&signed_bytes(Purpose::Policy, &body)).unwrap(), &body);
-        BTreeMap::from([(edge(), StoredPolicy { document: document.into(), revision: Revision(1) })])
+        seal(&self.key(), &self.admin.sign(&signed_bytes(Purpose::Policy, &body)).unwrap(), &body)
     }
 }
 
@@ -92,6 +101,7 @@ fn in_force_kept_and_told() {
     assert_eq!((kinds(&told), told.enforced.policies[&edge()]), (vec![EventKind::PolicyApplied], 4));
     warden.handle_read(&desk.policy(4, &["wasmcloud:keyvalue"], Scope::All));
     assert_eq!(kinds(&warden.told(true)), [], "the same again is no news");
+    assert_eq!(Ledger::open(desk.folder.path()).1.floor_s, NOW, "when it was signed has passed");
 
     // A replay is refused, said once, and changes nothing, neither now nor after a restart.
     for _ in 0..2 {
@@ -172,4 +182,122 @@ fn a_clock_that_is_years_ahead() {
     // The time of the wrong clock was not kept.
     let again = desk.warden(|| NOW);
     assert!(again.post.shield.in_force().may_start().is_ok());
+}
+
+#[test]
+fn scopes_are_about_what_this_host_is() {
+    let desk = Desk::new();
+    let mut warden = desk.warden(|| NOW);
+    warden.post.labels.insert("tier".to_owned(), "edge".to_owned());
+    let label = |value: &str| Scope::Label { name: "tier".to_owned(), value: value.to_owned() };
+    let host = |text: String| Scope::Host(text);
+    let eu = Scope::Region(Region::new("eu").unwrap());
+    let scopes = [
+        (label("edge"), true),
+        (label("core"), false),
+        (eu, true),
+        (host("NEDGE01".to_owned()), true),
+        (host(format!("N{}", "A".repeat(55))), true),
+        (host("NEDGE02".to_owned()), false),
+    ];
+    for (version, (scope, meant)) in (1..).zip(scopes) {
+        warden.handle_read(&desk.policy(version, &["wasmcloud:keyvalue"], scope.clone()));
+        assert_eq!(denies(&warden), meant, "{scope}");
+    }
+}
+
+#[test]
+fn what_cannot_be_written_is_in_force_and_written_with_the_next_read() {
+    let desk = Desk::new();
+    let policy = desk.policy(1, &["wasmcloud:keyvalue"], Scope::All);
+    let mut warden = desk.warden(|| NOW);
+    // A folder in its place: this file cannot be written.
+    let in_the_way = desk.folder.path().join("policies.json");
+    std::fs::create_dir(&in_the_way).unwrap();
+    warden.handle_read(&policy);
+    assert!(denies(&warden), "a denial waits for no disk");
+    std::fs::remove_dir(&in_the_way).unwrap();
+    assert!(!denies(&desk.warden(|| NOW)));
+    warden.handle_read(&policy);
+    assert!(denies(&desk.warden(|| NOW)));
+}
+
+#[test]
+fn refusals_are_remembered_up_to_a_bound() {
+    let (desk, other) = (Desk::new(), Desk::new());
+    let mut warden = desk.warden(|| NOW);
+    let foreign = other.policy(1, &[], Scope::All).remove(&edge()).unwrap();
+    let many = (0..MAX_POLICIES + 3).map(|n| (ConfigName::new(format!("p{n}")).unwrap(), foreign.clone())).collect();
+    for _ in 0..2 {
+        warden.handle_read(&many);
+        assert_eq!(warden.refused.len(), MAX_POLICIES);
+    }
+    assert_eq!(warden.told(true).news.len(), MAX_POLICIES, "each is said once");
+}
+
+/// What the warden tells as soon as `fits` holds.
+async fn told(events: &mut mpsc::Receiver<Event>, fits: impl Fn(&Enforced) -> bool) {
+    let found = async {
+        loop {
+            match events.recv().await.unwrap() {
+                Event::Policy(told) if fits(&told.enforced) => return,
+                _ => {}
+            }
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(20), found).await.unwrap();
+}
+
+/// A server of its own with the default lattice on it.
+async fn lattice(folder: &std::path::Path) -> (lattice_nats::server::Server, Lattice) {
+    use lattice_nats::server::{Server, ServerConfig, find_server};
+    let fetched = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../.tools/nats-server");
+    let named = std::env::var_os("LATTICE_NATS_SERVER").is_some();
+    let program = find_server((!named && fetched.exists()).then_some(&*fetched)).unwrap();
+    let default = LatticeName::new("default").unwrap();
+    let server = Server::start(&program, &ServerConfig::new(folder.join("server"), default.clone())).await.unwrap();
+    let connection = lattice_nats::connect(&lattice_nats::ConnectOptions::new(server.url(), "test")).await.unwrap();
+    let lattice = Lattice::new(connection, default);
+    lattice.ensure().await.unwrap();
+    lattice.ensure_policies().await.unwrap();
+    (server, lattice)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_server_is_asked_for_the_time_and_what_has_passed_is_kept() {
+    let desk = Desk::new();
+    let (_server, lattice) = lattice(desk.folder.path()).await;
+    let wall = || crate::clock::now_ms() / 1000;
+    let document = desk.document(1, &["wasmcloud:keyvalue"], Scope::All, wall());
+    let first = lattice.commit_policy(&edge(), document.into(), Revision(0)).await.unwrap();
+
+    // By a clock of 1970 alone no policy of today would be valid yet.
+    let old = Desk { folder: tempfile::tempdir().unwrap(), admin: KeyPair::from_seed(&desk.admin.seed().unwrap()).unwrap() };
+    let (events, mut heard) = mpsc::channel(8);
+    tokio::spawn(old.warden(|| 1_000_000).run(lattice.clone(), events));
+    told(&mut heard, |enforced| enforced.policies.contains_key(&edge()) && enforced.clock == Standing::Behind).await;
+
+    // A host that takes no policy remembers all the same that time has passed.
+    let stranger = Desk::new();
+    let (events, mut heard) = mpsc::channel(8);
+    tokio::spawn(stranger.warden(wall).run(lattice.clone(), events));
+    told(&mut heard, |enforced| enforced.refused.contains_key("edge")).await;
+    lattice.commit_policy(&edge(), bytes::Bytes::from("{}"), first).await.unwrap();
+    told(&mut heard, |enforced| enforced.refused.get("edge").is_some_and(|why| !why.contains("sign policies"))).await;
+    assert!(Ledger::open(stranger.folder.path()).1.floor_s + 60 > wall());
+}
+
+#[test]
+fn who_trusts_nobody_any_more_misses_nothing_and_forgets_nothing() {
+    let desk = Desk::new();
+    desk.warden(|| NOW).handle_read(&desk.policy(4, &["wasmcloud:keyvalue"], Scope::All));
+    let mut nobody = desk.trusting(BTreeSet::new(), || NOW);
+    for _ in 0..2 {
+        assert!(!denies(&nobody) && nobody.post.shield.in_force().may_start().is_ok());
+        nobody.handle_read(&desk.policy(4, &["wasmcloud:keyvalue"], Scope::All));
+    }
+    let mut again = desk.warden(|| NOW);
+    assert!(denies(&again));
+    again.handle_read(&desk.policy(3, &[], Scope::All));
+    assert!(again.told(true).enforced.refused["edge"].contains("version 3 of edge is older than 4"));
 }
