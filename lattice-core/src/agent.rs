@@ -187,6 +187,11 @@ impl Agent {
         })
     }
 
+    /// Whether a policy or a claim keeps an actor from running.
+    pub fn is_held(&self, actor: &ActorId) -> bool {
+        self.components.get(actor).is_some_and(|component| component.held.is_some())
+    }
+
     /// Each provider with what is wrong with it.
     pub fn providers(&self) -> impl Iterator<Item = (&ProviderId, &ProviderAssignment, Option<&str>)> {
         self.providers.iter().map(|(id, provider)| match &provider.state {

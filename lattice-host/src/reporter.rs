@@ -120,6 +120,7 @@ impl Reporter {
                 slots: BTreeMap::new(),
                 lost: BTreeMap::new(),
                 crashes: status.crashes(),
+                held: agent.is_held(id),
             };
             reports.insert(id.clone(), report);
         }

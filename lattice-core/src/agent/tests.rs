@@ -218,10 +218,12 @@ fn what_is_held_stops_and_comes_back_at_once() {
     agent.handle_hold(&id("a"), Some("capability denied: x".into()));
     assert_eq!(actions(&mut agent), [Action::Stop(id("a"))]);
     assert_eq!(state(&agent, "a"), "failed: capability denied: x");
+    assert!(agent.is_held(&id("a")));
     agent.handle_hold(&id("a"), Some("capability denied: x".into()));
     assert_eq!(actions(&mut agent), [], "once");
     agent.handle_hold(&id("a"), None);
     assert_eq!(actions(&mut agent), [Action::Run(id("a"), Box::new(spec.clone()))], "without loading again");
+    assert!(!agent.is_held(&id("a")));
     agent.handle_relink(&id("a"));
     assert_eq!(actions(&mut agent), [Action::Run(id("a"), Box::new(spec))], "its links are made anew");
 }

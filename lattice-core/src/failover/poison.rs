@@ -115,9 +115,9 @@ impl Poison {
     }
 }
 
-/// Failures that a report tells: those in a row, or that it could not be started.
+/// Failures that a report tells: those in a row, or that it could not be started. What a policy forbids is no failure.
 fn failures(component: &ComponentReport) -> u32 {
-    let failed = matches!(component.state, ComponentState::Failed(_));
+    let failed = matches!(component.state, ComponentState::Failed(_)) && !component.held;
     component.crashes.max(u32::from(failed))
 }
 

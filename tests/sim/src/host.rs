@@ -533,6 +533,7 @@ impl Host {
             let mut report = ComponentReport::new(lattice_core::id::Digest::clone(digest), Clone::clone(state), instances);
             report.slots = process.owner.owned(id).collect();
             report.lost = process.owner.lost(id).collect();
+            report.held = process.agent.is_held(id);
             (id.clone(), report)
         };
         HostReport {

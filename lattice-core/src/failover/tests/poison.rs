@@ -40,6 +40,23 @@ fn an_actor_that_fails_on_several_hosts_is_quarantined() {
 }
 
 #[test]
+fn what_a_policy_forbids_is_no_failure() {
+    for held in [true, false] {
+        let mut world = World::new(6, 1);
+        world.bus.edit(add("a", Class::Shared));
+        world.pass(1_000);
+        for n in 0..5 {
+            let failed = ComponentState::Failed("capability denied: wasmcloud:keyvalue".into());
+            let component = ComponentReport { held, ..ComponentReport::new(Digest::of(b"a"), failed, 0) };
+            world.hosts.get_mut(&n).unwrap().components.insert(actor("a"), component);
+            world.beat(n);
+        }
+        world.pass(2_000);
+        assert_eq!(quarantined(&world), !held);
+    }
+}
+
+#[test]
 fn the_operators_change_lifts_a_quarantine() {
     let mut world = World::new(3, 1);
     world.bus.edit(add("a", Class::Shared));
