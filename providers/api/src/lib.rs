@@ -9,6 +9,7 @@
 #![warn(missing_docs)]
 
 pub mod error;
+pub mod http_client;
 pub mod http_server;
 pub mod keyvalue;
 pub mod messaging;

@@ -6,13 +6,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use cargo_metadata::{DependencyKind, Metadata, MetadataCommand};
 
 /// Our crates and which of ours each may use outside of its tests (DESIGN, "Dependency rule"). Crates that are not listed may use none.
-const MAY_USE: [(&str, &[&str]); 17] = [
+const MAY_USE: [(&str, &[&str]); 18] = [
     ("provider-api", &["lattice-core"]),
     ("lattice-nats", &["lattice-core"]),
     ("provider-kv-memory", &["provider-api"]),
     ("provider-kv-nats", &["provider-api", "lattice-core", "lattice-nats"]),
     ("provider-messaging-nats", &["provider-api", "lattice-core", "lattice-nats"]),
     ("provider-http-server", &["provider-api"]),
+    ("provider-http-client", &["provider-api"]),
     ("provider-conformance", &["provider-api"]),
     (
         "lattice-host",
@@ -24,6 +25,7 @@ const MAY_USE: [(&str, &[&str]); 17] = [
             "provider-kv-nats",
             "provider-messaging-nats",
             "provider-http-server",
+            "provider-http-client",
         ],
     ),
     ("lattice-ctl", &["lattice-core", "lattice-nats"]),
@@ -45,7 +47,7 @@ const ONLY_IN: [(&str, &[&str]); 6] = [
     ("async-nats", &["lattice-nats", "provider-kv-nats", "provider-messaging-nats", "lattice-host", "lattice-bench", "e2e", "chaos"]),
     ("wit-bindgen", &["edge-processor", "scheduler", "failover", "programs"]),
     ("wasmcloud-component", &["edge-processor", "scheduler", "failover"]),
-    ("hyper", &["provider-http-server", "lattice-host", "lattice-bench"]),
+    ("hyper", &["provider-http-server", "provider-http-client", "lattice-host", "lattice-bench"]),
 ];
 
 /// What lattice-core may use at most.

@@ -1,0 +1,201 @@
+//! The client against real sockets, with servers that behave and servers that do not.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests fail loudly")]
+
+mod certificate;
+
+use std::io::Write as _;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body_util::{BodyExt as _, Full};
+use provider_api::ProviderError;
+use provider_api::http_client::{Body, HttpClient as _, Outlet, Patience, RequestError, Target};
+use provider_http_client::{HyperClient, Limits};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::mpsc;
+
+use certificate::Certificate;
+
+/// Longest wait for anything.
+const PATIENCE: Duration = Duration::from_secs(10);
+const OK: &str = "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";
+
+fn outlet(limits: Limits) -> Arc<dyn Outlet> {
+    HyperClient::with_limits(limits, None).unwrap().outlet()
+}
+
+fn plain(addresses: &[SocketAddr]) -> Target {
+    Target { addresses: addresses.to_vec(), tls: None, patience: Patience::default() }
+}
+
+fn request(path: &str) -> Request<Body> {
+    let body = Full::new(Bytes::new()).map_err(|never| match never {}).boxed_unsync();
+    Request::builder().uri(path).header("host", "server.test").body(body).unwrap()
+}
+
+async fn send(outlet: &dyn Outlet, target: Target) -> Result<Response<Body>, RequestError> {
+    tokio::time::timeout(PATIENCE, outlet.send(request("/path?query"), target)).await.expect("the request hangs")
+}
+
+async fn text(response: Response<Body>) -> Result<String, String> {
+    let body = tokio::time::timeout(PATIENCE, response.into_body().collect()).await.expect("the body hangs");
+    body.map(|body| String::from_utf8(body.to_bytes().to_vec()).unwrap()).map_err(|error| error.to_string())
+}
+
+async fn listen() -> (TcpListener, SocketAddr) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    (listener, address)
+}
+
+/// An address on which nobody listens.
+async fn nobody() -> SocketAddr {
+    listen().await.1
+}
+
+/// Reads a request's head, then says `answer`.
+async fn answer<T: AsyncRead + AsyncWrite + Unpin>(stream: &mut T, answer: &str) -> String {
+    let mut seen = Vec::new();
+    while !seen.ends_with(b"\r\n\r\n") {
+        assert!(stream.read_buf(&mut seen).await.unwrap() > 0, "closed after {:?}", String::from_utf8_lossy(&seen));
+    }
+    stream.write_all(answer.as_bytes()).await.unwrap();
+    String::from_utf8(seen).unwrap()
+}
+
+/// A server that answers every connection with `said` and hangs up; heads that it saw come out of the channel.
+async fn server(said: &'static str) -> (SocketAddr, mpsc::UnboundedReceiver<String>) {
+    let (listener, address) = listen().await;
+    let (heads, seen) = mpsc::unbounded_channel();
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let _ = heads.send(answer(&mut stream, said).await);
+        }
+    });
+    (address, seen)
+}
+
+#[tokio::test]
+async fn a_request_goes_to_the_first_address_that_takes_it() {
+    let (address, mut seen) = server(OK).await;
+    let outlet = outlet(Limits::default());
+    let response = send(&*outlet, plain(&[nobody().await, address])).await.unwrap();
+    assert_eq!((response.status().as_u16(), text(response).await.unwrap().as_str()), (200, "ok"));
+    let head = seen.recv().await.unwrap();
+    assert!(head.starts_with("GET /path?query HTTP/1.1\r\n") && head.contains("host: server.test\r\n"), "{head}");
+    let away = nobody().await;
+    assert_eq!(send(&*outlet, plain(&[away])).await.unwrap_err(), RequestError::Refused(away));
+    assert!(send(&*outlet, plain(&[])).await.is_err());
+}
+
+#[tokio::test]
+async fn names_and_addresses_are_resolved() {
+    let outlet = outlet(Limits { lookups: 1, ..Limits::default() });
+    assert_eq!(outlet.resolve("192.0.2.1", 80).await.unwrap(), ["192.0.2.1:80".parse().unwrap()]);
+    assert_eq!(outlet.resolve("::1", 80).await.unwrap(), ["[::1]:80".parse().unwrap()]);
+    assert!(outlet.resolve("localhost", 80).await.unwrap().iter().all(|address| address.ip().is_loopback()));
+    let unknown = outlet.resolve("nobody.invalid", 80).await.unwrap_err();
+    assert!(unknown.is_outage() && unknown.to_string().contains("`nobody.invalid` cannot be resolved"), "{unknown}");
+}
+
+#[tokio::test]
+async fn what_servers_do_wrong() {
+    let outlet = outlet(Limits { head_bytes: 8192, headers: 20, body_bytes: 100, ..Limits::default() });
+    let check = async |said: &'static str, fits: fn(&RequestError) -> bool| {
+        let (address, _seen) = server(said).await;
+        let error = send(&*outlet, plain(&[address])).await.unwrap_err();
+        assert!(fits(&error), "{:?}: {error:?}", said.chars().take(40).collect::<String>());
+    };
+    check("", |error| matches!(error, RequestError::Terminated(_))).await;
+    check("220 mail ready\r\n\r\n", |error| matches!(error, RequestError::Protocol(_))).await;
+    check("HTTP/1.1 200 OK\r\ncontent-length: 1000\r\n\r\n", |error| *error == RequestError::ResponseTooLarge { limit: 100 }).await;
+    let many: &'static str = Box::leak(format!("HTTP/1.1 200 OK\r\n{}\r\n", "a: b\r\n".repeat(30)).into_boxed_str());
+    check(many, |error| matches!(error, RequestError::HeadTooLarge { .. } | RequestError::Protocol(_))).await;
+    let (address, _seen) = server("HTTP/1.1 200 OK\r\ncontent-length: 50\r\n\r\nshort").await;
+    let cut = text(send(&*outlet, plain(&[address])).await.unwrap()).await.unwrap_err();
+    assert!(cut.starts_with("connection ended"), "{cut}");
+}
+
+#[tokio::test]
+async fn waiting_has_an_end() {
+    let (listener, address) = listen().await;
+    let outlet = outlet(Limits { life: Duration::from_millis(300), ..Limits::default() });
+    let hasty = Target { patience: Patience { first_byte: Some(Duration::from_millis(100)), ..Patience::default() }, ..plain(&[address]) };
+    assert_eq!(send(&*outlet, hasty).await.unwrap_err(), RequestError::TimedOut(100));
+    // A server that never answers, and nobody who asks for a shorter time.
+    let over = send(&*outlet, plain(&[address])).await.unwrap_err();
+    assert!(matches!(over, RequestError::Terminated(_)), "{over:?}");
+    drop(listener);
+}
+
+#[tokio::test]
+async fn more_requests_than_connections_wait_for_one() {
+    let (listener, address) = listen().await;
+    let outlet = outlet(Limits { connections: 1, ..Limits::default() });
+    let first = tokio::spawn({
+        let outlet = outlet.clone();
+        async move { send(&*outlet, plain(&[address])).await }
+    });
+    let (mut stream, _) = listener.accept().await.unwrap();
+    answer(&mut stream, "HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nab").await;
+    let held = first.await.unwrap().unwrap();
+    let second = tokio::spawn(async move { send(&*outlet, plain(&[address])).await });
+    let early = tokio::time::timeout(Duration::from_millis(100), listener.accept()).await;
+    assert!(early.is_err(), "a second connection beside the first");
+    // Nobody wants the rest: the connection ends, and the next begins.
+    drop(held);
+    let (mut stream, _) = tokio::time::timeout(PATIENCE, listener.accept()).await.expect("the second begins").unwrap();
+    answer(&mut stream, OK).await;
+    assert_eq!(text(second.await.unwrap().unwrap()).await.unwrap(), "ok");
+}
+
+/// A server with this certificate that answers every request.
+async fn secure_server(certificate: &Certificate) -> SocketAddr {
+    let (listener, address) = listen().await;
+    let acceptor = certificate.acceptor();
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            let serve = async |stream: TcpStream| {
+                let mut stream = acceptor.accept(stream).await?;
+                answer(&mut stream, OK).await;
+                stream.shutdown().await
+            };
+            // Clients that do not trust it hang up.
+            let _ = serve(stream).await;
+        }
+    });
+    address
+}
+
+#[tokio::test]
+async fn servers_prove_who_they_are() {
+    let certificate = Certificate::new("server.test");
+    let address = secure_server(&certificate).await;
+    let mut file = tempfile::NamedTempFile::new().unwrap();
+    file.write_all(certificate.pem().as_bytes()).unwrap();
+    let limits = Limits { connect_time: Duration::from_secs(3), ..Limits::default() };
+    let trusting = HyperClient::with_limits(limits, Some(file.path())).unwrap().outlet();
+    let to = |name: &str| Target { tls: Some(name.to_owned()), ..plain(&[address]) };
+    assert_eq!(text(send(&*trusting, to("server.test")).await.unwrap()).await.unwrap(), "ok");
+    let other = send(&*trusting, to("other.test")).await.unwrap_err();
+    assert!(matches!(other, RequestError::Certificate(_)), "{other:?}");
+    let stranger = send(&*outlet(Limits::default()), to("server.test")).await.unwrap_err();
+    // A machine without any authority cannot even begin.
+    assert!(matches!(stranger, RequestError::Certificate(_) | RequestError::Setup(_)), "{stranger:?}");
+    let (plain_server, _seen) = server(OK).await;
+    let insecure = send(&*trusting, Target { addresses: vec![plain_server], ..to("server.test") }).await.unwrap_err();
+    assert_eq!(insecure, RequestError::ConnectTimedOut(3000), "it waits for a head in the clear");
+}
+
+#[tokio::test]
+async fn authorities_that_cannot_be_read_are_said_at_once() {
+    let missing = HyperClient::new(Some("/nowhere/ca.pem".as_ref())).unwrap_err();
+    assert!(matches!(&missing, ProviderError::Setting { name, .. } if name == "tls-ca"), "{missing}");
+    let empty = tempfile::NamedTempFile::new().unwrap();
+    let nothing = HyperClient::new(Some(empty.path())).unwrap_err().to_string();
+    assert!(nothing.starts_with("setting `tls-ca`") && nothing.contains("holds no certificate"), "{nothing}");
+}
