@@ -65,6 +65,7 @@ pub fn provider_kind(image: &str) -> Result<ProviderKind, ProviderImageError> {
     }
     match name {
         "httpserver" => Ok(ProviderKind::HttpServer),
+        "httpclient" => Ok(ProviderKind::HttpClient),
         "nats" => Ok(ProviderKind::MessagingNats),
         "keyvalue-nats" => Ok(ProviderKind::KvNats),
         "kvredis" => Err(ProviderImageError::NotBuiltIn { name: name.to_owned(), instead: "builtin://kv-nats" }),
@@ -97,6 +98,8 @@ mod tests {
         assert_eq!(provider_kind("ghcr.io/wasmcloud/keyvalue-nats:0.3.1"), Ok(ProviderKind::KvNats));
         assert_eq!(provider_kind("ghcr.io/wasmcloud/messaging-nats:0.27.0"), Ok(ProviderKind::MessagingNats));
         assert_eq!(provider_kind("ghcr.io/wasmcloud/http-server:0.27.0"), Ok(ProviderKind::HttpServer));
+        assert_eq!(provider_kind("builtin://http-client"), Ok(ProviderKind::HttpClient));
+        assert_eq!(provider_kind("wasmcloud.azurecr.io/httpclient:0.7.0"), Ok(ProviderKind::HttpClient));
         assert!(provider_kind("wasmcloud.azurecr.io/kvredis:0.27.0").unwrap_err().to_string().contains("builtin://kv-nats"));
         assert!(provider_kind("acme/blob:1").unwrap_err().to_string().contains("no provider `blob`"));
         assert_eq!(default_provider_id("wasmcloud.azurecr.io/kvredis:0.27.0").unwrap().as_str(), "kvredis");

@@ -3,6 +3,7 @@
 //! [`LinkSpec`] is what the operator wrote; [`LinkSettings`] is what it means, checked. Hosts get only the latter. The
 //! questions that are asked for every call ([`MessagingSettings::may_publish`], [`LinkSettings::permits`]) are answered here, too.
 
+pub mod http_client;
 mod values;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -12,6 +13,7 @@ use serde::{Deserialize, Serialize};
 use crate::contract::Contract;
 use crate::id::{ActorId, ConfigName, LatticeName, LinkName, ProviderId};
 use crate::subject::{self, SubjectPattern};
+pub use http_client::HttpClientSettings;
 use values::{Values, normal};
 
 /// Longest text of one link value in bytes.
@@ -83,7 +85,7 @@ impl LinkSpec {
             Contract::KeyValue => KindSettings::KeyValue(KeyValueSettings::read(&values)?),
             Contract::Messaging => KindSettings::Messaging(MessagingSettings::read(&values)?),
             Contract::HttpServer => KindSettings::HttpServer(HttpServerSettings::read(&values)?),
-            Contract::HttpClient => KindSettings::HttpClient,
+            Contract::HttpClient => KindSettings::HttpClient(HttpClientSettings::read(&values)?),
             Contract::Store => return Err(LinkError::SystemOnly { contract: self.contract }),
         };
         Ok(LinkSettings {
@@ -154,6 +156,12 @@ pub enum LinkError {
         /// The pattern.
         pattern: String,
     },
+    /// An HTTP client that may reach everything.
+    #[error("allowed host `{pattern}` is every host: name those that the actor needs, like api.example.com or *.example.com, or force it")]
+    EveryHost {
+        /// The pattern.
+        pattern: String,
+    },
     /// A durable subscription outside of what the stream holds.
     #[error("subscription `{pattern}` cannot be durable: the stream edge-events holds edge.sensor.> and edge.cmd.>")]
     NotCaptured {
@@ -167,6 +175,7 @@ impl LinkError {
     pub fn hint(&self) -> &'static str {
         match self {
             Self::TooWide { .. } => "subscribe by region, --subscription edge.sensor.ap-east-1, or give --force",
+            Self::EveryHost { .. } => "--allow-host api.example.com, or give --force",
             Self::Reserved { .. } => "use subjects of your own, like edge.result.ap-east-1",
             Self::SystemOnly { .. } => "keep an actor's own data behind wasmcloud:keyvalue",
             Self::NotCaptured { .. } => "subscribe to edge.sensor.<region>, or use --delivery core",
@@ -223,7 +232,7 @@ pub enum KindSettings {
     /// HTTP server.
     HttpServer(HttpServerSettings),
     /// HTTP client.
-    HttpClient,
+    HttpClient(HttpClientSettings),
     /// The control plane's buckets.
     Store(StoreSettings),
 }
@@ -521,6 +530,30 @@ mod tests {
         check(Contract::HttpServer, &[("port", "70000")], "0 to 65535");
         check(Contract::HttpServer, &[("port", "0")], "1 to 65535");
         check(Contract::HttpServer, &[("timeout", "-1")], "whole number");
+        check(Contract::HttpClient, &[("allow-host", "http://a")], "value `allow-host` = `http://a`: is a URL");
+        check(Contract::HttpClient, &[("allow-host", "a,*:80")], "allowed host `*:80` is every host");
+        check(Contract::HttpClient, &[("allow-host", "a,,b")], "value `allow-host` = ``: names no host");
+        check(
+            Contract::HttpClient,
+            &[("allow-host", &(0..33).map(|n| format!("h{n}")).collect::<Vec<_>>().join(","))],
+            "more than 32 hosts",
+        );
+    }
+
+    #[test]
+    fn hosts_that_requests_may_go_to() {
+        let read = |values: &[(&str, &str)]| {
+            let KindSettings::HttpClient(found) = settings(Contract::HttpClient, values).unwrap().kind else { panic!("http client") };
+            found.allowed.iter().map(ToString::to_string).collect::<Vec<_>>()
+        };
+        assert!(read(&[]).is_empty());
+        assert_eq!(read(&[("allow-host", "b.c:80, a,A")]), ["a", "b.c:80"]);
+        assert_eq!(read(&[("ALLOWED_HOSTS", "a")]), ["a"], "as wasmCloud spells it");
+        assert_eq!(read(&[("allow-host", "*"), ("force", "true")]), ["*"]);
+        let found = settings(Contract::HttpClient, &[("allow-host", "*.a:*")]).unwrap();
+        let written = serde_json::to_string(&found).unwrap();
+        assert!(written.contains(r#""kind":{"http-client":{"allowed":["*.a:*"]}}"#), "{written}");
+        assert_eq!(serde_json::from_str::<LinkSettings>(&written).unwrap(), found);
     }
 
     #[test]

@@ -209,7 +209,7 @@ mod tests {
             .iter()
             .filter_map(|link| match &link.settings.kind {
                 KindSettings::Messaging(settings) => Some(settings),
-                KindSettings::KeyValue(_) | KindSettings::HttpServer(_) | KindSettings::HttpClient | KindSettings::Store(_) => None,
+                KindSettings::KeyValue(_) | KindSettings::HttpServer(_) | KindSettings::HttpClient(_) | KindSettings::Store(_) => None,
             })
             .collect();
         let may = |subject: &str| messaging.iter().any(|settings| settings.may_publish(subject));
@@ -235,7 +235,7 @@ mod tests {
         let links = links(SystemActor::Scheduler, &lattice("l"));
         let store = links.iter().find_map(|link| match &link.settings.kind {
             KindSettings::Store(settings) => Some(settings),
-            KindSettings::KeyValue(_) | KindSettings::HttpServer(_) | KindSettings::HttpClient | KindSettings::Messaging(_) => None,
+            KindSettings::KeyValue(_) | KindSettings::HttpServer(_) | KindSettings::HttpClient(_) | KindSettings::Messaging(_) => None,
         });
         let buckets = &store.unwrap().buckets;
         assert_eq!(buckets[DESIRED], StoreBucket { bucket: "LAT_l_DESIRED".into(), subjects: None, write: false });

@@ -77,7 +77,7 @@ fn fault(actor: &ActorId, needs: &Needs, desired: &Desired) -> Option<Problem> {
             KindSettings::Messaging(_)
             | KindSettings::KeyValue(_)
             | KindSettings::HttpServer(_)
-            | KindSettings::HttpClient
+            | KindSettings::HttpClient(_)
             | KindSettings::Store(_) => None,
         });
         messaging.filter(|_| needs.slot_count() > 1).find_map(|(link, settings)| input(actor, needs, link, settings))

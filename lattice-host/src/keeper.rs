@@ -524,6 +524,7 @@ async fn bind(spec: &LinkAssignment, instance: &Instance, force: &InForce) -> Re
             Backend::Messaging(backend)
         }
         (KindSettings::HttpServer(_), Instance::HttpServer(_)) => Backend::HttpServer,
+        (KindSettings::HttpClient(_), Instance::HttpClient(client)) => Backend::HttpClient(client.outlet()),
         (KindSettings::Store(_), Instance::Store(store)) => Backend::Store(store.clone()),
         _ => return Err(format!("provider {} does not serve {}", spec.provider, spec.contract)),
     };

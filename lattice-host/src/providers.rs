@@ -1,7 +1,7 @@
 //! The providers that run on this host, and what links get from them.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Weak};
 
 use lattice_core::error::Problem;
@@ -11,9 +11,11 @@ use lattice_core::policy::rules::Point;
 use lattice_core::wire::assignment::{ProviderAssignment, ProviderKind};
 use lattice_nats::{ConnectOptions, Connection};
 use provider_api::ProviderError;
+use provider_api::http_client::HttpClient;
 use provider_api::http_server::HttpServer;
 use provider_api::keyvalue::KeyValue;
 use provider_api::store::Store;
+use provider_http_client::HyperClient;
 use provider_http_server::HyperServer;
 use provider_kv_memory::KvMemory;
 use provider_kv_nats::KvNats;
@@ -28,6 +30,7 @@ pub(crate) enum Instance {
     KeyValue(Arc<dyn KeyValue>),
     Messaging(Arc<MessagingPool>),
     HttpServer(Arc<dyn HttpServer>),
+    HttpClient(Arc<dyn HttpClient>),
     Store(Arc<dyn Store>),
 }
 
@@ -38,8 +41,9 @@ impl Instance {
             (Self::KeyValue(a), Self::KeyValue(b)) => Arc::ptr_eq(a, b),
             (Self::Messaging(a), Self::Messaging(b)) => Arc::ptr_eq(a, b),
             (Self::HttpServer(a), Self::HttpServer(b)) => Arc::ptr_eq(a, b),
+            (Self::HttpClient(a), Self::HttpClient(b)) => Arc::ptr_eq(a, b),
             (Self::Store(a), Self::Store(b)) => Arc::ptr_eq(a, b),
-            (Self::KeyValue(_) | Self::Messaging(_) | Self::HttpServer(_) | Self::Store(_), _) => false,
+            (Self::KeyValue(_) | Self::Messaging(_) | Self::HttpServer(_) | Self::HttpClient(_) | Self::Store(_), _) => false,
         }
     }
 }
@@ -66,6 +70,7 @@ impl Providers {
         self.running.remove(id);
         let known: &[&str] = match spec.kind {
             ProviderKind::MessagingNats => &[CREDS, TLS_CA],
+            ProviderKind::HttpClient => &[TLS_CA],
             ProviderKind::KvMemory | ProviderKind::KvNats | ProviderKind::HttpServer | ProviderKind::Store => &[],
         };
         if let Some(unknown) = spec.config.keys().find(|name| !known.contains(&name.as_str())) {
@@ -78,6 +83,7 @@ impl Providers {
                 Instance::Messaging(Arc::new(MessagingPool::new(self.connection.clone(), &self.host, &spec.config)))
             }
             ProviderKind::HttpServer => Instance::HttpServer(self.http.clone()),
+            ProviderKind::HttpClient => Instance::HttpClient(Arc::new(HyperClient::new(spec.config.get(TLS_CA).map(Path::new))?)),
             ProviderKind::Store => Instance::Store(Arc::new(NatsStore::new(self.connection.clone()))),
         };
         self.running.insert(id.clone(), instance);
@@ -97,7 +103,7 @@ impl Providers {
 
 /// Setting: credentials file for the servers that links name by CLUSTER_URI. The host's own are never sent there.
 const CREDS: &str = "creds";
-/// Setting: certificates to trust of those servers.
+/// Setting: certificates to trust of those servers; of an HTTP client: besides the authorities of this machine.
 const TLS_CA: &str = "tls-ca";
 /// Port of a server that names none.
 const NATS_PORT: u16 = 4222;

@@ -13,6 +13,7 @@ pub(super) fn normal(name: &str) -> String {
         "timeout" => "timeout-ms".to_owned(),
         "retry-delay" => "retry-delay-ms".to_owned(),
         "subscriptions" => "subscription".to_owned(),
+        "allow-hosts" | "allowed-host" | "allowed-hosts" => "allow-host".to_owned(),
         "cluster-uris" => "cluster-uri".to_owned(),
         _ => name,
     }
@@ -31,7 +32,8 @@ impl Values<'_> {
             Contract::KeyValue => &["bucket", "region"],
             Contract::Messaging => &["subscription", "delivery", "publish", "cluster-uri", "force"],
             Contract::HttpServer => &["port", "address"],
-            Contract::HttpClient | Contract::Store => &[],
+            Contract::HttpClient => &["allow-host", "force"],
+            Contract::Store => &[],
         };
         let known: Vec<&str> = own.iter().copied().chain(Self::COMMON).collect();
         match self.values.keys().find(|name| !known.contains(&name.as_str())) {

@@ -573,7 +573,7 @@ fn need(id: &ActorId, spec: &ComponentSpec, world: &World<'_>) -> Need {
 fn ports(links: &[LinkAssignment]) -> Vec<u16> {
     let port = |link: &LinkAssignment| match &link.settings.kind {
         KindSettings::HttpServer(http) => Some(http.port),
-        KindSettings::KeyValue(_) | KindSettings::Messaging(_) | KindSettings::HttpClient | KindSettings::Store(_) => None,
+        KindSettings::KeyValue(_) | KindSettings::Messaging(_) | KindSettings::HttpClient(_) | KindSettings::Store(_) => None,
     };
     links.iter().filter_map(port).collect()
 }

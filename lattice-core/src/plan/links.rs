@@ -90,7 +90,7 @@ fn check_overlap(actor: &ActorId, links: &[LinkAssignment]) -> Result<(), LinkFa
         KindSettings::Messaging(_)
         | KindSettings::KeyValue(_)
         | KindSettings::HttpServer(_)
-        | KindSettings::HttpClient
+        | KindSettings::HttpClient(_)
         | KindSettings::Store(_) => None,
     });
     let patterns: Vec<_> = durable.flatten().collect();

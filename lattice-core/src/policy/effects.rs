@@ -147,7 +147,7 @@ pub fn is_system_link(kind: &KindSettings) -> bool {
     match kind {
         KindSettings::Store(_) => true,
         KindSettings::Messaging(settings) => settings.system,
-        KindSettings::KeyValue(_) | KindSettings::HttpServer(_) | KindSettings::HttpClient => false,
+        KindSettings::KeyValue(_) | KindSettings::HttpServer(_) | KindSettings::HttpClient(_) => false,
     }
 }
 

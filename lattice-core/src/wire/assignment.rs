@@ -72,13 +72,15 @@ pub enum ProviderKind {
     MessagingNats,
     /// HTTP server.
     HttpServer,
+    /// HTTP client.
+    HttpClient,
     /// The control plane's buckets, for system actors.
     Store,
 }
 
 impl ProviderKind {
     /// All kinds.
-    pub const ALL: [Self; 5] = [Self::KvMemory, Self::KvNats, Self::MessagingNats, Self::HttpServer, Self::Store];
+    pub const ALL: [Self; 6] = [Self::KvMemory, Self::KvNats, Self::MessagingNats, Self::HttpServer, Self::HttpClient, Self::Store];
 
     /// The name in `builtin://<name>`.
     pub fn as_str(self) -> &'static str {
@@ -87,6 +89,7 @@ impl ProviderKind {
             Self::KvNats => "kv-nats",
             Self::MessagingNats => "messaging-nats",
             Self::HttpServer => "http-server",
+            Self::HttpClient => "http-client",
             Self::Store => "store",
         }
     }
@@ -97,6 +100,7 @@ impl ProviderKind {
             Self::KvMemory | Self::KvNats => Contract::KeyValue,
             Self::MessagingNats => Contract::Messaging,
             Self::HttpServer => Contract::HttpServer,
+            Self::HttpClient => Contract::HttpClient,
             Self::Store => Contract::Store,
         }
     }

@@ -246,7 +246,7 @@ impl EventLoop {
 fn connects(spec: &ComponentAssignment) -> bool {
     spec.links.iter().any(|link| match &link.settings.kind {
         KindSettings::Messaging(settings) => settings.cluster_uri.is_some(),
-        KindSettings::KeyValue(_) | KindSettings::HttpServer(_) | KindSettings::HttpClient | KindSettings::Store(_) => false,
+        KindSettings::KeyValue(_) | KindSettings::HttpServer(_) | KindSettings::HttpClient(_) | KindSettings::Store(_) => false,
     })
 }
 

@@ -38,7 +38,8 @@ impl Fence {
         let backend = match &link.backend {
             Backend::KeyValue(_) => Backend::KeyValue(Arc::new(FencedKeys(self.clone()))),
             Backend::Messaging(bus) => Backend::Messaging(Arc::new(FencedBus { fence: self.clone(), bus: bus.clone() })),
-            other @ (Backend::HttpServer | Backend::Store(_)) => other.clone(),
+            // What other servers are asked for cannot be taken back: it is no part of what a fence is about.
+            other @ (Backend::HttpServer | Backend::HttpClient(_) | Backend::Store(_)) => other.clone(),
         };
         BoundLink { spec: link.spec.clone(), backend }
     }

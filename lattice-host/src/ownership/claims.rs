@@ -206,6 +206,6 @@ impl Claims {
 pub(crate) fn bucket(component: &ComponentAssignment) -> Option<BucketName> {
     component.links.iter().find_map(|link| match &link.settings.kind {
         KindSettings::KeyValue(settings) => subject::user_bucket(&settings.bucket).ok(),
-        KindSettings::Messaging(_) | KindSettings::HttpServer(_) | KindSettings::HttpClient | KindSettings::Store(_) => None,
+        KindSettings::Messaging(_) | KindSettings::HttpServer(_) | KindSettings::HttpClient(_) | KindSettings::Store(_) => None,
     })
 }

@@ -205,7 +205,7 @@ impl Actor {
                 Ok(Handled { reply })
             }
             Ok(Err(text)) => {
-                let met_outage = instance.as_ref().is_some_and(|instance| instance.state().task.met_outage);
+                let met_outage = instance.as_ref().is_some_and(|instance| instance.state().task.has_met_outage());
                 call.keep(instance);
                 let text = text.get(..text.floor_char_boundary(MAX_GUEST_ERROR_BYTES)).unwrap_or_default().to_owned();
                 Err(call.failed(InvokeError::Guest(text).after(met_outage)))
@@ -303,7 +303,7 @@ pub(crate) enum Stop {
 impl Stop {
     /// The reason in words, with what the instance knows of it.
     pub(crate) fn explained_by(self, instance: Option<&Instance>) -> InvokeError {
-        let met_outage = instance.is_some_and(|instance| instance.state().task.met_outage);
+        let met_outage = instance.is_some_and(|instance| instance.state().task.has_met_outage());
         self.explained(instance).after(met_outage)
     }
 

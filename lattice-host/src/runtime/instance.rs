@@ -106,6 +106,7 @@ impl Blueprint {
             reply_to,
             route,
             met_outage: false,
+            requests_met_outage: None,
         }
     }
 }

@@ -43,8 +43,11 @@ pub(crate) fn linker(engine: &Engine, contracts: &BTreeSet<Contract>) -> wasmtim
             }
             Contract::Messaging => wasmcloud::messaging::consumer::add_to_linker::<_, Own>(l, itself)?,
             Contract::Store => lattice::actor::store::add_to_linker::<_, Own>(l, itself)?,
-            // The first is an export of actors. The second has no provider yet, and so nobody can have a link for it.
-            Contract::HttpServer | Contract::HttpClient => {}
+            Contract::HttpClient => {
+                wasmtime_wasi_http::p2::bindings::http::outgoing_handler::add_to_linker::<_, WasiHttp>(l, State::sending)?
+            }
+            // An export of actors.
+            Contract::HttpServer => {}
         }
     }
     Ok(linker)
@@ -90,7 +93,6 @@ mod tests {
         (Some(Contract::KeyValue), "wasi:keyvalue/batch@0.2.0-draft", &["get-many", "set-many", "delete-many"]),
         (Some(Contract::Messaging), "wasmcloud:messaging/consumer@0.2.0", &["request", "publish"]),
         (Some(Contract::Store), "lattice:actor/store@0.1.0", &["get", "list", "create", "update", "commit", "info"]),
-        // Nobody has it, whatever links there are: no provider serves it yet.
         (Some(Contract::HttpClient), "wasi:http/outgoing-handler@0.2.12", &["handle"]),
     ];
 
@@ -108,7 +110,7 @@ mod tests {
         for contracts in sets {
             let mut linker = linker(&engine, &contracts).unwrap();
             for (needed, interface, functions) in ENTRIES {
-                let served = needed.is_none_or(|contract| contract != Contract::HttpClient && contracts.contains(&contract));
+                let served = needed.is_none_or(|contract| contracts.contains(&contract));
                 for function in functions {
                     assert_eq!(holds(&mut linker, interface, function), served, "{interface} {function} with links for {contracts:?}");
                 }

@@ -10,14 +10,15 @@ use std::time::Duration;
 
 use lattice_core::contract::Contract;
 use lattice_core::id::LinkName;
-use lattice_core::link::{KindSettings, MessagingSettings, StoreBucket};
+use lattice_core::link::{HttpClientSettings, KindSettings, MessagingSettings, StoreBucket};
 use lattice_core::wire::assignment::LinkAssignment;
 use provider_api::CallError;
+use provider_api::http_client::Outlet;
 use provider_api::keyvalue::Bucket;
 use provider_api::messaging::Messaging;
 use provider_api::store::Store;
 use tokio::time::Instant;
-use tokio_util::sync::CancellationToken;
+use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
 /// A link and what is at its other end.
 #[derive(Clone)]
@@ -37,6 +38,8 @@ pub enum Backend {
     Messaging(Arc<dyn Messaging>),
     /// A server that calls the actor; the actor calls nothing through it.
     HttpServer,
+    /// The way out to other servers.
+    HttpClient(Arc<dyn Outlet>),
     /// The control plane's buckets.
     Store(Arc<dyn Store>),
 }
@@ -47,8 +50,9 @@ impl Backend {
             (Self::KeyValue(a), Self::KeyValue(b)) => Arc::ptr_eq(a, b),
             (Self::Messaging(a), Self::Messaging(b)) => Arc::ptr_eq(a, b),
             (Self::HttpServer, Self::HttpServer) => true,
+            (Self::HttpClient(a), Self::HttpClient(b)) => Arc::ptr_eq(a, b),
             (Self::Store(a), Self::Store(b)) => Arc::ptr_eq(a, b),
-            (Self::KeyValue(_) | Self::Messaging(_) | Self::HttpServer | Self::Store(_), _) => false,
+            (Self::KeyValue(_) | Self::Messaging(_) | Self::HttpServer | Self::HttpClient(_) | Self::Store(_), _) => false,
         }
     }
 }
@@ -106,6 +110,11 @@ impl Link {
         self.revoked.cancel();
     }
 
+    /// Ready when the link is revoked.
+    pub(crate) fn revoked_owned(&self) -> WaitForCancellationFutureOwned {
+        self.revoked.clone().cancelled_owned()
+    }
+
     pub(crate) fn is_revoked(&self) -> bool {
         self.revoked.is_cancelled()
     }
@@ -123,9 +132,9 @@ impl Link {
         let delay = Duration::from_millis(u64::from(self.spec.settings.retry_delay_ms));
         let mut retries = self.spec.settings.retry_count;
         loop {
-            let error = match self.attempt(deadline, attempt()).await {
-                Err(LinkCallError::Backend(error)) if error.is_retryable() => error,
-                settled => return settled,
+            let error = match self.bounded(deadline, attempt()).await? {
+                Err(error) if error.is_retryable() => error,
+                settled => return Ok(settled?),
             };
             if retries == 0 || Instant::now() + delay >= deadline {
                 return Err(error.into());
@@ -138,7 +147,8 @@ impl Link {
         }
     }
 
-    async fn attempt<T>(&self, deadline: Instant, attempt: impl Future<Output = Result<T, CallError>>) -> Result<T, LinkCallError> {
+    /// One call, which ends when the link's timeout or `deadline` has passed, or when the link is revoked.
+    pub(crate) async fn bounded<T>(&self, deadline: Instant, call: impl Future<Output = T>) -> Result<T, LinkCallError> {
         if self.is_revoked() {
             return Err(self.revoked_error());
         }
@@ -153,7 +163,7 @@ impl Link {
         };
         tokio::select! {
             biased;
-            settled = attempt => Ok(settled?),
+            settled = call => Ok(settled),
             stop = stop => Err(stop),
         }
     }
@@ -207,7 +217,7 @@ impl Links {
         by_name.or_else(|| {
             self.of(Contract::KeyValue).find(|link| match &link.spec.settings.kind {
                 KindSettings::KeyValue(settings) => settings.bucket == identifier,
-                KindSettings::Messaging(_) | KindSettings::HttpServer(_) | KindSettings::HttpClient | KindSettings::Store(_) => false,
+                KindSettings::Messaging(_) | KindSettings::HttpServer(_) | KindSettings::HttpClient(_) | KindSettings::Store(_) => false,
             })
         })
     }
@@ -224,6 +234,14 @@ impl Links {
     pub(crate) fn messaging(&self) -> impl Iterator<Item = (&Arc<Link>, &MessagingSettings, &Arc<dyn Messaging>)> {
         self.of(Contract::Messaging).filter_map(|link| match (&link.spec.settings.kind, &link.backend) {
             (KindSettings::Messaging(settings), Backend::Messaging(backend)) => Some((link, settings, backend)),
+            _ => None,
+        })
+    }
+
+    /// The HTTP client links, with their settings and ways out.
+    pub(crate) fn http_clients(&self) -> impl Iterator<Item = (&Arc<Link>, &HttpClientSettings, &Arc<dyn Outlet>)> {
+        self.of(Contract::HttpClient).filter_map(|link| match (&link.spec.settings.kind, &link.backend) {
+            (KindSettings::HttpClient(settings), Backend::HttpClient(outlet)) => Some((link, settings, outlet)),
             _ => None,
         })
     }

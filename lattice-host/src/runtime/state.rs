@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use lattice_core::id::ActorId;
 use provider_api::CallError;
@@ -17,7 +18,7 @@ use super::logs::{ActorLog, StdioLog};
 use super::meter::Meter;
 use super::shield::Shield;
 use super::usage::Usage;
-use crate::capability::http::Outgoing;
+use crate::capability::http::{Desk, Outgoing};
 
 /// Handles of host objects (streams, buckets, requests) that one instance may hold.
 const MAX_HANDLES: usize = 1000;
@@ -82,9 +83,16 @@ pub(crate) struct Task {
     pub(crate) meter: Arc<Meter>,
     /// Whether a backend was out of reach, or policy forbade it, when the actor needed it: then a failure is not the message's.
     pub(crate) met_outage: bool,
+    /// The same of requests that are sent while the actor goes on; made by the first of them.
+    pub(crate) requests_met_outage: Option<Arc<AtomicBool>>,
 }
 
 impl Task {
+    /// Whether anything that the actor needed was out of reach or forbidden by policy.
+    pub(crate) fn has_met_outage(&self) -> bool {
+        self.met_outage || self.requests_met_outage.as_ref().is_some_and(|met| met.load(Ordering::Relaxed))
+    }
+
     /// Calls a store through `link`. One that gives no answer is as much out of reach as one that cannot be reached.
     pub(crate) async fn call<T, F>(&mut self, link: &Link, attempt: impl FnMut() -> F) -> Result<T, LinkCallError>
     where
@@ -127,7 +135,18 @@ impl State {
         let mut http = WasiHttpCtx::new();
         http.set_field_size_limit(MAX_FIELDS_BYTES);
         let limiter = Limiter::new(identity.memory.clone(), largest);
-        Self { identity, around, task, limiter, table, wasi: None, http, outgoing: Outgoing }
+        Self { identity, around, task, limiter, table, wasi: None, http, outgoing: Outgoing::default() }
+    }
+
+    /// What a request is sent with: what holds for the message in hand, now.
+    pub(crate) fn sending(&mut self) -> WasiHttpCtxView<'_> {
+        self.outgoing = Outgoing::through(Desk {
+            identity: self.identity.clone(),
+            links: self.around.links.clone(),
+            deadline: self.task.deadline,
+            met_outage: self.task.requests_met_outage.get_or_insert_default().clone(),
+        });
+        self.http()
     }
 }
 

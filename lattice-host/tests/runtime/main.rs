@@ -10,4 +10,5 @@ mod code;
 mod http;
 mod limits;
 mod links;
+mod outgoing;
 mod trust;

@@ -168,7 +168,17 @@ async fn what_code_carries_is_kept_with_it() {
     assert!(matches!(loaded, Err(LoadError::Fetch { .. })));
 }
 
-fn policy(allowed: &[&str], denied: &[&str], memory_mb: Option<u32>) -> InForce {
+/// A policy `edge v3`.
+pub(crate) fn policy(allowed: &[&str], denied: &[&str], memory_mb: Option<u32>) -> InForce {
+    in_force(allowed, denied, memory_mb, &[])
+}
+
+/// The same that allows everything, but to internal addresses only.
+pub(crate) fn internal_only() -> InForce {
+    in_force(&["*"], &[], None, &["internal-only"])
+}
+
+fn in_force(allowed: &[&str], denied: &[&str], memory_mb: Option<u32>, network: &[&str]) -> InForce {
     let rules = |texts: &[&str]| texts.iter().map(|text| Rule::new(*text).unwrap()).collect();
     let policy = SecurityPolicy {
         policy_id: ConfigName::new("edge").unwrap(),
@@ -176,7 +186,7 @@ fn policy(allowed: &[&str], denied: &[&str], memory_mb: Option<u32>) -> InForce 
         allowed_contracts: rules(allowed),
         denied_contracts: rules(denied),
         max_actor_memory_mb: memory_mb,
-        network_restrictions: Vec::new(),
+        network_restrictions: network.iter().map(|word| (*word).to_owned()).collect(),
     };
     let bundle = Bundle {
         policy,

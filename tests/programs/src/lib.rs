@@ -34,6 +34,16 @@ pub mod http {
     });
 }
 
+/// Bindings of world `http-user`.
+#[allow(unsafe_code, unused_qualifications, unreachable_pub, clippy::allow_attributes_without_reason, reason = "generated")]
+pub mod outgoing {
+    wit_bindgen::generate!({
+        path: "../../wit",
+        world: "http-user",
+        generate_all,
+    });
+}
+
 pub use bindings::exports::wasmcloud::messaging::handler::{BrokerMessage, Guest};
 use bindings::wasi::logging::logging::{Level, log};
 use bindings::wasmcloud::messaging::consumer;

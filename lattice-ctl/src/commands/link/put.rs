@@ -6,7 +6,7 @@ use clap::Args;
 use lattice_core::desired::{Desired, orient};
 use lattice_core::error::Problem;
 use lattice_core::id::{ActorId, ConfigName, LinkName, ProviderId};
-use lattice_core::link::LinkSpec;
+use lattice_core::link::{KindSettings, LinkSpec};
 use lattice_core::plan;
 
 use super::shape::{self, Shape};
@@ -21,14 +21,15 @@ use crate::view::View;
 
 /// Link an actor to a provider, or replace the link of the same contract and name
 ///
-/// Contracts: wasmcloud:keyvalue, wasmcloud:messaging, wasmcloud:httpserver (wasi:keyvalue, wasi:http work, too). A
-/// messaging link with --subscription edge.sensor.REGION also lets the actor publish on edge.result, edge.alert and
-/// edge.dead of the same region.
+/// Contracts: wasmcloud:keyvalue, wasmcloud:messaging, wasmcloud:httpserver, wasmcloud:httpclient (wasi:keyvalue, wasi:http
+/// work, too). A messaging link with --subscription edge.sensor.REGION also lets the actor publish on edge.result,
+/// edge.alert and edge.dead of the same region. A wasmcloud:httpclient link reaches the hosts of --allow-host and no other.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
   lattice-ctl link put edge-processor kv wasmcloud:keyvalue default --bucket edge-data --timeout 5000 --retry-count 3 --retry-delay 1000
   lattice-ctl link put edge-processor http wasmcloud:httpserver default --port 8080
+  lattice-ctl link put edge-processor http-out wasmcloud:httpclient default --allow-host api.example.com --allow-host '*.internal:8080'
   lattice-ctl link put edge-processor messaging wasmcloud:messaging cloud-sync --subscription edge.sensor.ap-east-1 --delivery jetstream
   lattice-ctl link put edge-processor kv wasi keyvalue --interface store --interface atomics --target-config bucket")]
 pub(crate) struct Put {
@@ -104,6 +105,9 @@ struct Values {
     /// HTTP server: address to listen on [default: 127.0.0.1]
     #[arg(long, value_name = "ADDRESS")]
     address: Option<String>,
+    /// HTTP client: hosts that requests may go to: NAME, *.NAME or an address, perhaps with :PORT or :* [default: none]
+    #[arg(long, alias = "allow-hosts", alias = "allowed-hosts", value_name = "HOST", value_delimiter = ',')]
+    allow_host: Vec<String>,
     /// Time for one call through the link in milliseconds [default: 5000]
     #[arg(long, value_name = "MS")]
     timeout: Option<String>,
@@ -116,7 +120,7 @@ struct Values {
     /// Any value by its name
     #[arg(long = "value", value_name = "NAME=VALUE", value_parser = args::pair)]
     value: Vec<(String, String)>,
-    /// Allow a subscription that takes everything
+    /// Allow a subscription that takes everything, or requests to every host
     #[arg(long)]
     force: bool,
 }
@@ -155,23 +159,25 @@ impl Put {
             config: self.source_config.iter().chain(&self.target_config).cloned().collect(),
         };
         // The plan looks only at links of actors that are there; this one must make sense in any case.
-        plan::resolve_link(&link, desired)?;
-        let notes = notes(&link, desired);
+        let resolved = plan::resolve_link(&link, desired)?;
+        let notes = notes(&link, &resolved.settings.kind, desired);
         let actors = desired.components.keys().filter(|id| **id == link.source).cloned().collect();
         let key = desired.put_link(link);
         Ok(Edited { actors, links: BTreeSet::from([key]), notes, ..Edited::default() })
     }
 }
 
-/// What is not there yet.
-fn notes(link: &LinkSpec, desired: &Desired) -> Vec<String> {
+/// What is not there yet, or does nothing.
+fn notes(link: &LinkSpec, settings: &KindSettings, desired: &Desired) -> Vec<String> {
     let actor = (!desired.components.contains_key(&link.source))
         .then(|| format!("actor {} is not started yet; the link waits for it", link.source));
     let provider = (!desired.providers.contains_key(&link.target))
         .then(|| format!("provider {} is not started yet; the link waits for it", link.target));
     let config =
         link.config.iter().filter(|name| !desired.configs.contains_key(*name)).map(|name| format!("config {name} does not exist yet"));
-    actor.into_iter().chain(provider).chain(config).collect()
+    let reaches_nothing = matches!(settings, KindSettings::HttpClient(client) if client.allowed.is_empty());
+    let hosts = reaches_nothing.then(|| format!("no --allow-host is given: {} can send no request through it", link.source));
+    actor.into_iter().chain(provider).chain(config).chain(hosts).collect()
 }
 
 impl Values {
@@ -187,6 +193,7 @@ impl Values {
             ("cluster-uri", self.cluster_uri.clone()),
             ("port", self.port.clone()),
             ("address", self.address.clone()),
+            ("allow-host", list(&self.allow_host)),
             ("timeout-ms", self.timeout.clone()),
             ("retry-count", self.retry_count.clone()),
             ("retry-delay-ms", self.retry_delay.clone()),
@@ -216,7 +223,12 @@ mod tests {
         let put = line.unwrap_or_else(|error| panic!("{error}")).put;
         let mut desired = Desired::default();
         desired.start_component(actor("a"), component(&[]), None, false).unwrap();
-        for (id, kind) in [("kv", ProviderKind::KvNats), ("http", ProviderKind::HttpServer), ("m", ProviderKind::MessagingNats)] {
+        for (id, kind) in [
+            ("kv", ProviderKind::KvNats),
+            ("http", ProviderKind::HttpServer),
+            ("m", ProviderKind::MessagingNats),
+            ("out", ProviderKind::HttpClient),
+        ] {
             let spec = ProviderSpec { image: String::new(), kind, hosts: BTreeSet::new(), config: vec![] };
             desired.start_provider(ProviderId::new(id).unwrap(), spec).unwrap();
         }
@@ -246,6 +258,15 @@ mod tests {
     }
 
     #[test]
+    fn hosts_that_requests_may_go_to() {
+        let (link, edited) = edit("a out wasmcloud:httpclient default --allow-host api.example.com --allow-host *.internal:8080").unwrap();
+        assert_eq!((values(&link).as_str(), edited.notes.len()), ("allow-host=api.example.com,*.internal:8080", 0));
+        edit("a out wasi http --interface outgoing-handler --allow-host * --force").unwrap();
+        let (_, edited) = edit("a out wasmcloud:httpclient default").unwrap();
+        assert!(edited.notes[0].contains("no --allow-host is given"), "{:?}", edited.notes);
+    }
+
+    #[test]
     fn either_end_may_stand_first_where_the_provider_calls() {
         let (link, _) = edit("http a wasi http --interface incoming-handler --link-name web").unwrap();
         assert_eq!((link.source.as_str(), link.target.as_str(), link.name.as_str()), ("a", "http", "web"));
@@ -262,6 +283,9 @@ mod tests {
         check("x m wasmcloud:messaging default --subscription edge.>", "takes everything");
         check("x m wasmcloud:messaging default --subscription lat.x --force", "never allowed");
         check("x http wasmcloud:httpserver default --port 99999", "`port` = `99999`");
+        check("x out wasmcloud:httpclient default --allow-host *", "allowed host `*` is every host");
+        check("x out wasmcloud:httpclient default --allow-host http://a", "`allow-host` = `http://a`: is a URL");
+        check("x http wasmcloud:httpclient default", "does not serve");
         check("x kv wasmcloud:keyvalue default --bucket a --value bucket=b", "given twice");
         check("x kv wasmcloud:keyvalue default --permissions fly", "permission `fly`");
         check("x y.z wasmcloud:keyvalue default", "provider id");

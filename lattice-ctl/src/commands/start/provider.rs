@@ -20,12 +20,14 @@ use crate::view::View;
 /// Start a provider, or add hosts to one that runs
 ///
 /// Without --host it runs on every host, later ones included. Built in are builtin://kv-nats, builtin://kv-memory,
-/// builtin://messaging-nats and builtin://http-server; image names of wasmCloud providers stand for them where they fit.
+/// builtin://messaging-nats, builtin://http-server and builtin://http-client; image names of wasmCloud providers stand for
+/// them where they fit.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
   lattice-ctl start provider builtin://kv-nats kv
   lattice-ctl start provider builtin://http-server http --host NEDGE01
+  lattice-ctl start provider builtin://http-client http-out
   lattice-ctl start provider wasmcloud.azurecr.io/httpserver:0.20.0 --hosts NEDGE01")]
 pub(crate) struct StartProvider {
     /// What to start
