@@ -521,7 +521,7 @@ async fn requests_of_actors_go_where_links_and_policies_let_them() {
     world.until_state("user", "running").await;
     assert_eq!(world.request("site.user", &inside).await, "200 ok");
 
-    world.unlink("user", lattice_core::contract::Contract::HttpClient);
+    world.unlink("user", Contract::HttpClient);
     world.commit().await;
     world.until_state("user", "waiting: no link for wasi:http/outgoing-handler").await;
 }

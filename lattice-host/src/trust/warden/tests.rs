@@ -239,9 +239,10 @@ fn refusals_are_remembered_up_to_a_bound() {
 async fn told(events: &mut mpsc::Receiver<Event>, fits: impl Fn(&Enforced) -> bool) {
     let found = async {
         loop {
-            match events.recv().await.unwrap() {
-                Event::Policy(told) if fits(&told.enforced) => return,
-                _ => {}
+            if let Event::Policy(told) = events.recv().await.unwrap()
+                && fits(&told.enforced)
+            {
+                return;
             }
         }
     };
