@@ -187,7 +187,7 @@ impl Agent {
         })
     }
 
-    /// Whether a policy or a claim keeps an actor from running.
+    /// Whether policies keep an actor from running.
     pub fn is_held(&self, actor: &ActorId) -> bool {
         self.components.get(actor).is_some_and(|component| component.held.is_some())
     }

@@ -48,6 +48,8 @@ const GATHER_MS: Millis = 250;
 /// From one plan to the next that hosts give reason to, for each host beyond [`FEW_HOSTS`]: what a plan costs grows with them,
 /// and so many that come at once, or whose heartbeats got lost because planning took its time, shall not make one plan each.
 const PAUSE_PER_HOST_MS: Millis = 2;
+/// Longest such pause.
+const MAX_PAUSE_MS: Millis = 10_000;
 /// With so few nothing is gathered: their heartbeats are too rare to come back by.
 const FEW_HOSTS: usize = 50;
 /// Pause after a failure of the store.
@@ -180,7 +182,7 @@ impl Scheduler {
     /// Plans at `from`, or when the pause since the last plan is over.
     fn gather(&mut self, from: Millis) {
         let hosts = self.hosts.len().saturating_sub(FEW_HOSTS);
-        let pause = Millis::try_from(hosts).unwrap_or(Millis::MAX).saturating_mul(PAUSE_PER_HOST_MS);
+        let pause = Millis::try_from(hosts).unwrap_or(Millis::MAX).saturating_mul(PAUSE_PER_HOST_MS).min(MAX_PAUSE_MS);
         let at = self.planned_at.map_or(from, |planned| from.max(planned.saturating_add(pause)));
         self.gathered_at = Some(self.gathered_at.map_or(at, |known| known.min(at)));
     }

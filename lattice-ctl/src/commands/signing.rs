@@ -32,7 +32,7 @@ impl Verify for Nkeys {
 /// Who signs.
 #[derive(Debug, Args)]
 pub(super) struct Issuer {
-    /// Key file of the account or operator that signs [default: account.nk in the folder of keys]
+    /// Key file that signs: an account's, for policies an operator's too [default: account.nk in the folder of keys]
     #[arg(long, short = 'i', value_name = "KEYFILE", env = "LATTICE_ISSUER_KEY", hide_env = true)]
     issuer: Option<PathBuf>,
 

@@ -134,11 +134,13 @@ impl Desk {
     async fn exchange(&self, route: &Route, request: Request<HttpBody>, options: Option<RequestOptions>) -> Result<Response<Body>, Error> {
         let addresses = self.addresses(route).await?;
         let options = options.unwrap_or_default();
+        // So that a silent address leaves time for the others, and is told apart from a slow answer.
+        let connect = route.link.timeout() / 2;
         let target = Target {
             addresses,
             tls: (route.destination.scheme == Scheme::Https).then(|| bare(&route.destination.host)),
             patience: Patience {
-                connect: options.connect_timeout,
+                connect: Some(options.connect_timeout.map_or(connect, |wanted| wanted.min(connect))),
                 first_byte: options.first_byte_timeout,
                 between_bytes: options.between_bytes_timeout,
             },
