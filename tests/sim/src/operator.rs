@@ -1,8 +1,10 @@
 //! The operator: edits of desired state as `lattice-ctl` makes them.
 
 use lattice_core::desired::{Desired, Stamp};
+use lattice_core::id::Digest;
 use lattice_core::needs::{Needs, Spread};
 use lattice_core::subject;
+use lattice_core::wire::verdict::Verdicts;
 
 use crate::env::{Env, HostIx};
 use crate::host::Host;
@@ -95,7 +97,7 @@ pub fn act(server: &mut Server, hosts: &[Host], env: &mut Env) -> Done {
         }
         _ => {
             // Restarted with other code: `update`.
-            let digest = lattice_core::id::Digest::of(&env.now.to_le_bytes());
+            let digest = Digest::of(&env.now.to_le_bytes());
             edit(server, env, |desired| {
                 if let Some(spec) = desired.components.get_mut(&scene::actor(name)) {
                     spec.digest = digest;
@@ -111,6 +113,25 @@ pub fn make_up(server: &mut Server, hosts: &[Host], env: &mut Env) {
     edit(server, env, |desired| {
         for host in hosts {
             desired.edit_node(&host.id, |node| *node = lattice_core::desired::NodeSpec::default());
+        }
+    });
+}
+
+/// Gives actors in quarantine other code: they are moved no more before, also if policies forbid them where they are.
+pub fn mend(server: &mut Server, env: &mut Env) {
+    let bucket = subject::verdict_bucket(&scene::lattice());
+    let prefix = subject::bucket_key(&bucket, "");
+    let mut verdicts = Verdicts::default();
+    for message in server.streams.get(&subject::bucket_stream(&bucket)).into_iter().flat_map(|stream| stream.all(env.now)) {
+        let key = message.subject.strip_prefix(&prefix).unwrap_or_default();
+        verdicts.insert(key, message.body.as_deref().unwrap_or_default()).expect("what is stored makes sense");
+    }
+    let digest = Digest::of(&env.now.to_le_bytes());
+    edit(server, env, |desired| {
+        for (actor, quarantine) in verdicts.quarantined {
+            if let Some(spec) = desired.components.get_mut(&actor).filter(|spec| spec.digest == quarantine.digest) {
+                spec.digest = digest.clone();
+            }
         }
     });
 }

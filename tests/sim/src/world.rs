@@ -31,6 +31,8 @@ use crate::store::{Put, Stream};
 /// Within this time after the last fault everything that is wanted must run: a message about a change that got lost is made
 /// up for by the look at the store every minute, twice if that made a new plan; the rest is for hosts that hold back.
 pub const SETTLE_WITHIN: Millis = 150_000;
+/// After this time the operator looks at what is in quarantine, if something is missing still.
+const MEND_AFTER: Millis = 60_000;
 /// Between two looks whether everything is as it should be.
 const LOOK_EVERY: Millis = 500;
 /// How long things break.
@@ -336,7 +338,12 @@ impl World {
                 self.settled_after = Some(after);
             }
             Some(what) if after > SETTLE_WITHIN => self.env.watch.fail(Rule::Settled, format!("after {SETTLE_WITHIN} ms: {what}")),
-            Some(_) => self.env.later(LOOK_EVERY, WorldEvent::Look),
+            Some(_) => {
+                if (MEND_AFTER..MEND_AFTER + LOOK_EVERY).contains(&after) {
+                    operator::mend(&mut self.server, &mut self.env);
+                }
+                self.env.later(LOOK_EVERY, WorldEvent::Look);
+            }
         }
     }
 
