@@ -62,6 +62,27 @@ pub enum Refusal {
     OtherHost(HostId),
 }
 
+/// Why an actor does not run here.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Obstacle {
+    /// It does not work.
+    Failed(String),
+    /// It must not: a claim or a policy forbids it, and it has done nothing.
+    Forbidden(String),
+}
+
+impl Obstacle {
+    fn why(&self) -> &str {
+        match self {
+            Self::Failed(why) | Self::Forbidden(why) => why,
+        }
+    }
+
+    fn is_forbidden(&self) -> bool {
+        matches!(self, Self::Forbidden(_))
+    }
+}
+
 /// How an actor stands and what the host knows of it.
 #[derive(Debug)]
 struct Component {
@@ -70,10 +91,12 @@ struct Component {
     /// What [`Action::Run`] gave last, while it runs.
     running: Option<ComponentAssignment>,
     /// Why it did not work with these settings.
-    run_failure: Option<(ComponentAssignment, String)>,
+    run_failure: Option<(ComponentAssignment, Obstacle)>,
     /// Why it must not run although it could.
     held: Option<String>,
     state: ComponentState,
+    /// Whether it is in this state because it must not run.
+    forbidden: bool,
 }
 
 /// What is known of one actor: what whoever judges it needs.
@@ -87,11 +110,22 @@ pub struct Known<'a> {
     pub held: Option<&'a str>,
 }
 
+impl Component {
+    /// The state that it is in.
+    fn standing(&self) -> Result<ComponentState, Obstacle> {
+        match &self.state {
+            ComponentState::Failed(why) if self.forbidden => Err(Obstacle::Forbidden(why.clone())),
+            ComponentState::Failed(why) => Err(Obstacle::Failed(why.clone())),
+            state @ (ComponentState::Starting | ComponentState::Running | ComponentState::Waiting(_)) => Ok(state.clone()),
+        }
+    }
+}
+
 #[derive(Debug)]
 enum Code {
     Loading { attempts: u32 },
     Loaded(ComponentShape),
-    Failed { why: String, attempts: u32, retry_at: Option<Duration> },
+    Failed { obstacle: Obstacle, attempts: u32, retry_at: Option<Duration> },
 }
 
 #[derive(Debug)]
@@ -187,9 +221,9 @@ impl Agent {
         })
     }
 
-    /// Whether policies keep an actor from running.
-    pub fn is_held(&self, actor: &ActorId) -> bool {
-        self.components.get(actor).is_some_and(|component| component.held.is_some())
+    /// Whether claims or policies keep an actor from running.
+    pub fn is_forbidden(&self, actor: &ActorId) -> bool {
+        self.components.get(actor).is_some_and(|component| component.forbidden)
     }
 
     /// Each provider with what is wrong with it.
@@ -239,7 +273,7 @@ impl Agent {
     }
 
     /// Code was fetched and compiled (its shape), or not (why, and whether trying again may help).
-    pub fn handle_loaded(&mut self, actor: &ActorId, digest: &Digest, outcome: Result<ComponentShape, (String, bool)>, now: Duration) {
+    pub fn handle_loaded(&mut self, actor: &ActorId, digest: &Digest, outcome: Result<ComponentShape, (Obstacle, bool)>, now: Duration) {
         let Some(component) = self.components.get_mut(actor).filter(|component| component.spec.digest == *digest) else { return };
         let attempts = match &component.code {
             Code::Loading { attempts } | Code::Failed { attempts, .. } => attempts.saturating_add(1),
@@ -247,7 +281,9 @@ impl Agent {
         };
         component.code = match outcome {
             Ok(shape) => Code::Loaded(shape),
-            Err((why, may_help)) => Code::Failed { why, attempts, retry_at: may_help.then(|| now.saturating_add(backoff(attempts))) },
+            Err((obstacle, may_help)) => {
+                Code::Failed { obstacle, attempts, retry_at: may_help.then(|| now.saturating_add(backoff(attempts))) }
+            }
         };
         self.settle();
     }
@@ -274,11 +310,11 @@ impl Agent {
     }
 
     /// An actor could not be run with the settings that [`Action::Run`] gave.
-    pub fn handle_run_failed(&mut self, actor: &ActorId, why: String) {
+    pub fn handle_run_failed(&mut self, actor: &ActorId, obstacle: Obstacle) {
         if let Some(component) = self.components.get_mut(actor)
             && let Some(settings) = component.running.take()
         {
-            component.run_failure = Some((settings, why));
+            component.run_failure = Some((settings, obstacle));
             self.settle();
         }
     }
@@ -376,6 +412,7 @@ impl Agent {
                         run_failure: None,
                         held: None,
                         state: ComponentState::Starting,
+                        forbidden: false,
                     };
                     self.components.insert(id.clone(), component);
                     self.actions.push_back(Action::Load(id.clone(), spec.digest.clone()));
@@ -408,8 +445,12 @@ impl Agent {
         let Some(component) = self.components.get(id) else { return false };
         let (links, troubles) = self.usable_links(&component.spec.links);
         let settings = ComponentAssignment { links, ..component.spec.clone() };
-        let next = next_state(component, &settings, &troubles);
+        let (next, forbidden) = match next_state(component, &settings, &troubles) {
+            Ok(state) => (state, false),
+            Err(obstacle) => (ComponentState::Failed(obstacle.why().to_owned()), obstacle.is_forbidden()),
+        };
         let Some(component) = self.components.get_mut(id) else { return false };
+        component.forbidden = forbidden;
         let previous = std::mem::replace(&mut component.state, next.clone());
         match &next {
             ComponentState::Running if matches!(component.code, Code::Loaded(_)) && component.running.as_ref() != Some(&settings) => {
@@ -456,32 +497,37 @@ impl Agent {
     }
 }
 
-fn next_state(component: &Component, settings: &ComponentAssignment, troubles: &BTreeMap<Contract, String>) -> ComponentState {
-    if let Some(why) = &component.held {
-        return match &component.code {
-            Code::Failed { why, .. } => ComponentState::Failed(why.clone()),
-            Code::Loading { .. } | Code::Loaded(_) => ComponentState::Failed(why.clone()),
-        };
+/// The state that an actor should be in; an obstacle makes it a failed one.
+fn next_state(
+    component: &Component,
+    settings: &ComponentAssignment,
+    troubles: &BTreeMap<Contract, String>,
+) -> Result<ComponentState, Obstacle> {
+    let failed = |why: String| Err(Obstacle::Failed(why));
+    if let Some(held) = &component.held {
+        let why = if let Code::Failed { obstacle, .. } = &component.code { obstacle.why() } else { held };
+        return Err(Obstacle::Forbidden(why.to_owned()));
     }
     let shape = match &component.code {
-        Code::Loading { .. } if component.running.is_some() => return ComponentState::Running,
-        Code::Loading { attempts: 0 } => return ComponentState::Starting,
-        Code::Loading { .. } => return component.state.clone(),
-        Code::Failed { why, .. } => return ComponentState::Failed(why.clone()),
+        Code::Loading { .. } if component.running.is_some() => return Ok(ComponentState::Running),
+        Code::Loading { attempts: 0 } => return Ok(ComponentState::Starting),
+        // Another attempt: until it is over everything is as it was.
+        Code::Loading { .. } => return component.standing(),
+        Code::Failed { obstacle, .. } => return Err(obstacle.clone()),
         Code::Loaded(shape) => shape,
     };
     if let Err(error) = admission::check_shape(shape) {
-        return ComponentState::Failed(error.to_string());
+        return failed(error.to_string());
     }
     let linked: BTreeSet<Contract> = settings.links.iter().map(|link| link.contract).collect();
     if let Some(missing) = admission::missing_links(shape, &linked).first() {
         let contract = Contract::parse(missing).ok();
         let trouble = contract.and_then(|contract| troubles.get(&contract));
-        return ComponentState::Waiting(trouble.cloned().unwrap_or_else(|| format!("no link for {missing}")));
+        return Ok(ComponentState::Waiting(trouble.cloned().unwrap_or_else(|| format!("no link for {missing}"))));
     }
     match &component.run_failure {
-        Some((failed, why)) if failed == settings => ComponentState::Failed(why.clone()),
-        Some(_) | None => ComponentState::Running,
+        Some((failed, obstacle)) if failed == settings => Err(obstacle.clone()),
+        Some(_) | None => Ok(ComponentState::Running),
     }
 }
 

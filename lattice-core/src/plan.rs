@@ -71,7 +71,7 @@ pub struct Head {
     pub desired_rev: Revision,
     /// Verdicts it was made from.
     pub verdict_rev: Revision,
-    /// Digest of all assignments' work.
+    /// Digest of the parent's and of the work that this plan changes, so that it stands for all of it.
     pub digest: Digest,
 }
 
@@ -396,17 +396,16 @@ fn number(next: BTreeMap<HostId, Assignment>, desired_rev: Revision, verdict_rev
         .take(MAX_CHANGED_HOSTS)
         .map(|(host, assignment)| (host, Assignment { generation, parent: parent.generation(), desired_rev, ..assignment }))
         .collect();
-    let mut work = parent.assignments.clone();
-    work.extend(changed.clone());
-    let head = Head { generation, parent: parent.generation(), desired_rev, verdict_rev, digest: work_digest(&work) };
+    let digest = work_digest(parent.head.as_ref().map(|head| &head.digest), &changed);
+    let head = Head { generation, parent: parent.generation(), desired_rev, verdict_rev, digest };
     let (choices, troubles) = (BTreeMap::new(), BTreeMap::new());
     let (displaced, moved, left_behind) = (Vec::new(), Vec::new(), Vec::new());
     Plan { head, changed, more, choices, displaced, moved, left_behind, troubles, handing_over: false }
 }
 
-fn work_digest(assignments: &BTreeMap<HostId, Assignment>) -> Digest {
-    let work: BTreeMap<&HostId, _> = assignments.iter().map(|(host, a)| (host, (&a.stop, &a.providers, &a.components))).collect();
-    Digest::of(&serde_json::to_vec(&work).unwrap_or_default())
+fn work_digest(parent: Option<&Digest>, changed: &BTreeMap<HostId, Assignment>) -> Digest {
+    let work: BTreeMap<&HostId, _> = changed.iter().map(|(host, a)| (host, (&a.stop, &a.providers, &a.components))).collect();
+    Digest::of(&serde_json::to_vec(&(parent, work)).unwrap_or_default())
 }
 
 #[cfg(test)]

@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use lattice_core::agent::{Action, Agent};
+use lattice_core::agent::{Action, Agent, Obstacle};
 use lattice_core::heartbeat::Heartbeats;
 use lattice_core::id::{ActorId, Digest, Generation};
 use lattice_core::timing::OFFLINE_START_AFTER;
@@ -230,7 +230,7 @@ impl EventLoop {
             Event::Fetched(fetched) => self.handle_fetched(fetched),
             Event::Loaded { actor, digest, outcome } => self.handle_loaded(&actor, &digest, outcome),
             Event::RunFailed { actor, why } => {
-                self.agent.handle_run_failed(&actor, reason::cut(&why));
+                self.agent.handle_run_failed(&actor, Obstacle::Failed(reason::cut(&why)));
                 self.handle_news(News::Ready { actor, ready: false });
             }
             // Said before the actor was stopped: it says so again when it is back.
@@ -376,12 +376,12 @@ impl EventLoop {
                 let image = self.agent.known().find(|(id, _)| *id == actor).map(|(_, known)| known.spec.image.clone()).unwrap_or_default();
                 let problem = error.problem_for(actor.as_str(), &image, &self.issuers);
                 self.tell_refused_claim(actor, &problem);
-                Err((problem.line(), !error.is_lasting()))
+                Err((Obstacle::Forbidden(problem.line()), !error.is_lasting()))
             }
             Err(error) => {
                 let why = reason::of(&error);
                 tracing::warn!(%actor, %digest, why, "code cannot be loaded");
-                Err((why, !error.is_lasting()))
+                Err((Obstacle::Failed(why), !error.is_lasting()))
             }
         };
         let now = self.now();
@@ -410,8 +410,8 @@ impl EventLoop {
                 Action::Run(actor, spec) => {
                     if let Some(why) = self.objection(&actor) {
                         self.hold(&actor, Some(why));
-                    } else if let Err(why) = self.executor.run(&actor, *spec) {
-                        self.agent.handle_run_failed(&actor, why);
+                    } else if let Err(obstacle) = self.executor.run(&actor, *spec) {
+                        self.agent.handle_run_failed(&actor, obstacle);
                     }
                 }
                 Action::Stop(actor) => {

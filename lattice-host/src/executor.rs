@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use lattice_core::admission::{ComponentShape, MAX_COMPONENT_BYTES};
+use lattice_core::agent::Obstacle;
 use lattice_core::claims::Claim;
 use lattice_core::contract::Contract;
 use lattice_core::error::Problem;
@@ -101,12 +102,12 @@ impl Executor {
     }
 
     /// Lets an actor take work, or gives a running one other settings.
-    pub(crate) fn run(&mut self, actor: &ActorId, spec: ComponentAssignment) -> Result<(), String> {
+    pub(crate) fn run(&mut self, actor: &ActorId, spec: ComponentAssignment) -> Result<(), Obstacle> {
         let kept = self.actors.entry(actor.clone()).or_default();
-        let Some(loaded) = kept.loaded.clone() else { return Err("its code is not loaded".to_owned()) };
+        let Some(loaded) = kept.loaded.clone() else { return Err(Obstacle::Failed("its code is not loaded".to_owned())) };
         if let Err(problem) = check_links(actor, &spec, loaded.claim()) {
             self.stop(actor);
-            return Err(problem.line());
+            return Err(Obstacle::Forbidden(problem.line()));
         }
         let kept = self.actors.entry(actor.clone()).or_default();
         let used = spec.links.iter().map(|link| &link.provider);

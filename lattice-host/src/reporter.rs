@@ -120,7 +120,7 @@ impl Reporter {
                 slots: BTreeMap::new(),
                 lost: BTreeMap::new(),
                 crashes: status.crashes(),
-                held: agent.is_held(id),
+                held: agent.is_forbidden(id),
             };
             reports.insert(id.clone(), report);
         }

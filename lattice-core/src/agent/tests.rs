@@ -137,16 +137,16 @@ fn what_fails_is_tried_again_later_and_bad_code_is_not() {
     let spec = component(b"a", vec![]);
     agent.handle_assignment(assignment(1, &[], &[("a", spec.clone())]), false).unwrap();
     actions(&mut agent);
-    agent.handle_loaded(&id("a"), &spec.digest, Err(("no such artifact".into(), true)), NOW);
+    agent.handle_loaded(&id("a"), &spec.digest, Err((Obstacle::Failed("no such artifact".into()), true)), NOW);
     assert_eq!((state(&agent, "a").as_str(), agent.applied()), ("failed: no such artifact", Generation(1)));
     let at = agent.poll_timeout().unwrap();
     assert_eq!(at, NOW + LOAD_BACKOFF);
     agent.handle_timeout(at);
     assert!(matches!(actions(&mut agent).as_slice(), [Action::Load(..)]));
     assert_eq!(agent.poll_timeout(), None);
-    agent.handle_loaded(&id("a"), &spec.digest, Err(("no such artifact".into(), true)), at);
+    agent.handle_loaded(&id("a"), &spec.digest, Err((Obstacle::Failed("no such artifact".into()), true)), at);
     assert_eq!(agent.poll_timeout(), Some(at + LOAD_BACKOFF * 2));
-    agent.handle_loaded(&id("a"), &spec.digest, Err(("not a component".into(), false)), at);
+    agent.handle_loaded(&id("a"), &spec.digest, Err((Obstacle::Failed("not a component".into()), false)), at);
     assert_eq!(agent.poll_timeout(), None);
     let wrong = ComponentShape::default();
     agent.handle_loaded(&id("a"), &spec.digest, Ok(wrong), at);
@@ -159,7 +159,7 @@ fn a_failed_run_is_not_repeated_with_the_same_settings() {
     let spec = component(b"a", vec![]);
     agent.handle_assignment(assignment(1, &[], &[("a", spec.clone())]), false).unwrap();
     agent.handle_loaded(&id("a"), &spec.digest, Ok(shape(&[])), NOW);
-    agent.handle_run_failed(&id("a"), "pool is full".into());
+    agent.handle_run_failed(&id("a"), Obstacle::Failed("pool is full".into()));
     actions(&mut agent);
     assert_eq!(state(&agent, "a"), "failed: pool is full");
     let other = ComponentAssignment { instances: 1, ..spec };
@@ -218,12 +218,12 @@ fn what_is_held_stops_and_comes_back_at_once() {
     agent.handle_hold(&id("a"), Some("capability denied: x".into()));
     assert_eq!(actions(&mut agent), [Action::Stop(id("a"))]);
     assert_eq!(state(&agent, "a"), "failed: capability denied: x");
-    assert!(agent.is_held(&id("a")));
+    assert!(agent.is_forbidden(&id("a")));
     agent.handle_hold(&id("a"), Some("capability denied: x".into()));
     assert_eq!(actions(&mut agent), [], "once");
     agent.handle_hold(&id("a"), None);
     assert_eq!(actions(&mut agent), [Action::Run(id("a"), Box::new(spec.clone()))], "without loading again");
-    assert!(!agent.is_held(&id("a")));
+    assert!(!agent.is_forbidden(&id("a")));
     agent.handle_relink(&id("a"));
     assert_eq!(actions(&mut agent), [Action::Run(id("a"), Box::new(spec))], "its links are made anew");
 }
@@ -247,10 +247,31 @@ fn refused_code_is_tried_again_when_trust_changes() {
     let spec = component(b"a", vec![]);
     agent.handle_assignment(assignment(1, &[], &[("a", spec.clone())]), false).unwrap();
     actions(&mut agent);
-    agent.handle_loaded(&id("a"), &spec.digest, Err(("older".into(), true)), NOW);
+    agent.handle_loaded(&id("a"), &spec.digest, Err((Obstacle::Failed("older".into()), true)), NOW);
     agent.handle_trust();
     assert_eq!(actions(&mut agent), [Action::Load(id("a"), spec.digest.clone())]);
-    agent.handle_loaded(&id("a"), &spec.digest, Err(("tampered".into(), false)), NOW);
+    agent.handle_loaded(&id("a"), &spec.digest, Err((Obstacle::Failed("tampered".into()), false)), NOW);
     agent.handle_trust();
     assert_eq!(actions(&mut agent), [], "nothing helps");
+}
+
+#[test]
+fn what_a_claim_forbids_is_told_from_what_fails() {
+    let mut agent = agent();
+    let spec = component(b"a", vec![]);
+    agent.handle_assignment(assignment(1, &[], &[("a", spec.clone())]), false).unwrap();
+    agent.handle_loaded(&id("a"), &spec.digest, Err((Obstacle::Forbidden("expired".into()), true)), NOW);
+    assert_eq!((state(&agent, "a").as_str(), agent.is_forbidden(&id("a"))), ("failed: expired", true));
+    agent.handle_timeout(agent.poll_timeout().unwrap());
+    agent.settle();
+    assert!(agent.is_forbidden(&id("a")), "also while it is tried again");
+    agent.handle_loaded(&id("a"), &spec.digest, Err((Obstacle::Failed("no such artifact".into()), true)), NOW);
+    assert_eq!((state(&agent, "a").as_str(), agent.is_forbidden(&id("a"))), ("failed: no such artifact", false));
+    agent.handle_hold(&id("a"), Some("no".into()));
+    assert!(agent.is_forbidden(&id("a")), "whatever else is wrong with it");
+    agent.handle_hold(&id("a"), None);
+    agent.handle_loaded(&id("a"), &spec.digest, Ok(shape(&[])), NOW);
+    assert_eq!((state(&agent, "a").as_str(), agent.is_forbidden(&id("a"))), ("running", false));
+    agent.handle_run_failed(&id("a"), Obstacle::Forbidden("capability denied: x".into()));
+    assert!(agent.is_forbidden(&id("a")), "by its links");
 }

@@ -115,7 +115,7 @@ impl Poison {
     }
 }
 
-/// Failures that a report tells: those in a row, or that it could not be started. What a policy forbids is no failure.
+/// Failures that a report tells: those in a row, or that it could not be started. What a claim or a policy forbids is no failure.
 fn failures(component: &ComponentReport) -> u32 {
     let failed = matches!(component.state, ComponentState::Failed(_)) && !component.held;
     component.crashes.max(u32::from(failed))

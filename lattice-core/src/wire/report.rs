@@ -122,7 +122,7 @@ pub struct ComponentReport {
     /// Failures in a row that were its own (traps, limits), within the window in which they count; 0 after a success.
     #[serde(default)]
     pub crashes: u32,
-    /// Whether policies keep it from running here: nothing that it did.
+    /// Whether claims or policies keep it from running here: nothing that it did.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub held: bool,
     /// Problems of single links (a consumer that is gone, a port that is taken), by contract, link name and subscription.

@@ -185,7 +185,9 @@ async fn only_what_a_trusted_issuer_signed_runs() {
     let refused = event(&mut events, |event| event.kind == EventKind::ClaimRefused && event.details["actor"] == "unsigned").await;
     assert!(refused.message.contains("invalid claim: it is not signed"), "{refused:?}");
     for (id, why) in whys {
-        let state = report.components[&actor(id)].state.to_string();
+        let component = &report.components[&actor(id)];
+        assert!(component.held, "{id}: nothing that the actor did");
+        let state = component.state.to_string();
         assert!(state.starts_with("failed: actor start failed: invalid claim: ") && state.contains(why), "{id}: {state}");
         assert!(state.contains("lattice-ctl claim sign /code/a.wasm"), "{id}: {state}");
     }
@@ -228,7 +230,9 @@ async fn a_link_that_the_claim_does_not_allow_is_not_made() {
     world.wants("kv", issuer.sign("kv-user", |claim| claim.allow = BTreeSet::from(["wasmcloud:messaging".to_owned()])), &report.id).await;
     world.link("kv", ProviderKind::KvMemory, &[("bucket", "a")]).await;
     world.commit().await;
-    let state = world.until_state("kv", "failed").await.components[&actor("kv")].state.to_string();
+    let component = world.until_state("kv", "failed").await.components.remove(&actor("kv")).unwrap();
+    assert!(component.held, "nothing that the actor did");
+    let state = component.state.to_string();
     assert!(state.starts_with("failed: capability denied: wasmcloud:keyvalue: the claim of kv does not allow it"), "{state}");
     assert!(state.contains("--allow wasmcloud:keyvalue,wasmcloud:messaging"), "{state}");
 

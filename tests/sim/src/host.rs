@@ -14,7 +14,7 @@ mod slot;
 use std::collections::BTreeMap;
 use std::rc::Rc;
 
-use lattice_core::agent::{Action, Agent};
+use lattice_core::agent::{Action, Agent, Obstacle};
 use lattice_core::fault::Fault;
 use lattice_core::heartbeat::Heartbeats;
 use lattice_core::id::{ActorId, Generation, HostId, HostName, Incarnation, Region};
@@ -252,7 +252,8 @@ impl Host {
                 }
             }
             HostEvent::Loaded(actor, digest, ok) => {
-                let outcome = if ok { Ok(scene::shape(&actor)) } else { Err(("it could not be fetched".to_owned(), true)) };
+                let outcome =
+                    if ok { Ok(scene::shape(&actor)) } else { Err((Obstacle::Failed("it could not be fetched".to_owned()), true)) };
                 process.agent.handle_loaded(&actor, &digest, outcome, now);
             }
             HostEvent::Provider(id, ok) => {
@@ -533,7 +534,7 @@ impl Host {
             let mut report = ComponentReport::new(lattice_core::id::Digest::clone(digest), Clone::clone(state), instances);
             report.slots = process.owner.owned(id).collect();
             report.lost = process.owner.lost(id).collect();
-            report.held = process.agent.is_held(id);
+            report.held = process.agent.is_forbidden(id);
             (id.clone(), report)
         };
         HostReport {
