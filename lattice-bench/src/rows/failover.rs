@@ -11,7 +11,7 @@ use tokio::process::{Child, Command};
 
 use crate::Error;
 use crate::bench::Bench;
-use crate::fleet::Fleet;
+use crate::fleet::{Fleet, Simulated};
 use crate::flow::{Flow, Gap};
 use crate::rounds::Checks;
 use crate::rows::{Goal, Line, Outcome};
@@ -47,7 +47,7 @@ enum Failure {
 
 /// `kill -9`.
 pub(crate) async fn killed(bench: &Bench) -> Result<Outcome, Error> {
-    let measured = in_lattices(bench, Failure::Killed).await?;
+    let measured = in_lattices(bench, Failure::Killed, times(bench), 0).await?;
     let mut lines = measured.lines("kill -9", "", [Some(150.0), Some(500.0)])?;
     lines.extend(measured.steps("kill -9", "")?);
     Ok(measured.outcome(lines))
@@ -55,7 +55,7 @@ pub(crate) async fn killed(bench: &Bench) -> Result<Outcome, Error> {
 
 /// SIGSTOP.
 pub(crate) async fn silent(bench: &Bench) -> Result<Outcome, Error> {
-    let measured = in_lattices(bench, Failure::Silent).await?;
+    let measured = in_lattices(bench, Failure::Silent, times(bench), 0).await?;
     let mut lines = measured.lines("SIGSTOP", "", [None, Some(5_000.0)])?;
     lines.extend(measured.steps("SIGSTOP", "")?);
     Ok(measured.outcome(lines))
@@ -87,28 +87,23 @@ pub(crate) async fn quiet(bench: &Bench) -> Result<Outcome, Error> {
 pub(crate) async fn crowds(bench: &Bench) -> Result<Outcome, Error> {
     let mut outcome = Outcome::default();
     for count in CROWDS {
-        let mut fleet = Fleet::start(bench, WORKERS).await?;
-        let crowd = fleet.simulate(count)?;
         let beside = format!(" beside {count} hosts");
+        let [long, _, short] = QUIET;
         let time = if bench.long {
-            QUIET[0]
+            long
         } else if bench.quick {
-            QUIET[2]
+            short
         } else {
             CROWD_QUIET
         };
-        // Everybody has to be known before anything is measured.
-        tokio::time::sleep(BETWEEN).await;
+        let (mut fleet, crowd) = beside_a_crowd(bench, count).await?;
         let dead = undisturbed(&mut fleet, time).await?;
+        drop((fleet, crowd));
         let quiet = Line::of(format!("hosts taken for dead{beside}"), "", "lattice", to_f64(dead.len())).goal(Goal::AtMost(0.0));
         let quiet = quiet.note(format!("{} s, every core busy twice over{}", time.as_secs(), named(&dead)));
-        let killed = measure(&mut fleet, Failure::Killed, IN_ONE_LATTICE).await?;
-        drop(crowd);
-        let mut fleet = Fleet::start(bench, WORKERS).await?;
-        let crowd = fleet.simulate(count)?;
-        tokio::time::sleep(BETWEEN).await;
-        let silent = measure(&mut fleet, Failure::Silent, IN_ONE_LATTICE).await?;
-        drop(crowd);
+        let times = if bench.long { REPETITIONS } else { FEW };
+        let killed = in_lattices(bench, Failure::Killed, times, count).await?;
+        let silent = in_lattices(bench, Failure::Silent, times, count).await?;
         let mut lines = vec![quiet];
         lines.extend(killed.lines("kill -9", &beside, [Some(150.0), Some(500.0)])?);
         lines.extend(killed.steps("kill -9", &beside)?);
@@ -121,17 +116,34 @@ pub(crate) async fn crowds(bench: &Bench) -> Result<Outcome, Error> {
     Ok(outcome)
 }
 
-/// All failures of a kind, few in each lattice.
-async fn in_lattices(bench: &Bench, failure: Failure) -> Result<Measured, Error> {
-    let mut left = if bench.quick { FEW } else { REPETITIONS };
+/// A lattice in which `count` simulated hosts are known beside its own.
+async fn beside_a_crowd(bench: &Bench, count: usize) -> Result<(Fleet<'_>, Option<Simulated>), Error> {
+    let fleet = Fleet::start(bench, WORKERS).await?;
+    if count == 0 {
+        return Ok((fleet, None));
+    }
+    let crowd = fleet.simulate(count)?;
+    // Everybody has to be known before anything is measured.
+    tokio::time::sleep(BETWEEN).await;
+    Ok((fleet, Some(crowd)))
+}
+
+/// As many failures of a kind, few in each lattice, beside `crowd` simulated hosts.
+async fn in_lattices(bench: &Bench, failure: Failure, times: usize, crowd: usize) -> Result<Measured, Error> {
+    let mut left = times;
     let mut measured = Measured::default();
     while left > 0 {
         let count = left.min(IN_ONE_LATTICE);
-        let mut fleet = Fleet::start(bench, WORKERS).await?;
+        let (mut fleet, _crowd) = beside_a_crowd(bench, crowd).await?;
         measured.add_all(measure(&mut fleet, failure, count).await?);
         left -= count;
     }
     Ok(measured)
+}
+
+/// Failures that a run of `bench` takes.
+fn times(bench: &Bench) -> usize {
+    if bench.quick { FEW } else { REPETITIONS }
 }
 
 fn named(dead: &[String]) -> String {

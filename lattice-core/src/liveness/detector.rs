@@ -278,14 +278,6 @@ impl Detector {
         }
     }
 
-    /// The verdict that was asked for last about `host` could not be stored; it may be asked for again.
-    pub fn handle_unstored(&mut self, host: &HostId, now: Millis) {
-        if let Some(watch) = self.hosts.get_mut(host) {
-            watch.said = None;
-            self.settle(host, now);
-        }
-    }
-
     /// The lease of this start of a host is proven to have ended.
     pub fn handle_lease_ended(&mut self, host: &HostId, incarnation: &Incarnation, now: Millis) {
         if let Some(watch) = self.hosts.get_mut(host).filter(|watch| watch.incarnation == *incarnation) {

@@ -518,10 +518,8 @@ fn a_verdict_that_was_not_stored_is_asked_for_again() {
     detector.handle_bye(&host_id(0), &Incarnation::new("01").unwrap(), 0);
     assert!(matches!(detector.poll(0), Some(Judgement::Store(_))));
     assert_eq!(detector.poll(1), None, "it is asked for once");
-    detector.handle_unstored(&host_id(0), 2);
+    detector.handle_verdict(&host_id(0), None, 2);
     assert!(matches!(detector.poll(2), Some(Judgement::Store(_))));
-    detector.handle_verdict(&host_id(0), None, 3);
-    assert!(matches!(detector.poll(3), Some(Judgement::Store(_))));
 }
 
 #[test]
