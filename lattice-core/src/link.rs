@@ -525,6 +525,8 @@ mod tests {
             assert!(found.contains(expected), "{found}");
         };
         check(Contract::KeyValue, &[("buckt", "x")], "has no value `buckt`");
+        let sent_once = "a wasmcloud:httpclient link has no value `retry-count`; it has: allow-host, force, timeout-ms";
+        check(Contract::HttpClient, &[("retry_count", "3")], sent_once);
         check(Contract::KeyValue, &[("bucket", "a b")], "`bucket`");
         check(Contract::KeyValue, &[("bucket", "LAT_default_PLAN")], "control plane");
         check(Contract::HttpServer, &[("port", "70000")], "0 to 65535");

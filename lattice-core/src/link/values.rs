@@ -25,7 +25,8 @@ pub(super) struct Values<'a> {
 }
 
 impl Values<'_> {
-    const COMMON: [&'static str; 3] = ["timeout-ms", "retry-count", "retry-delay-ms"];
+    /// How calls over the link are tried again. Requests are not: only the actor knows which may be sent twice.
+    const RETRIES: [&'static str; 2] = ["retry-count", "retry-delay-ms"];
 
     pub(super) fn check_known(&self, contract: Contract) -> Result<(), LinkError> {
         let own: &[&str] = match contract {
@@ -35,7 +36,8 @@ impl Values<'_> {
             Contract::HttpClient => &["allow-host", "force"],
             Contract::Store => &[],
         };
-        let known: Vec<&str> = own.iter().copied().chain(Self::COMMON).collect();
+        let retries = if contract == Contract::HttpClient { &[] } else { &Self::RETRIES[..] };
+        let known: Vec<&str> = own.iter().chain(&["timeout-ms"]).chain(retries).copied().collect();
         match self.values.keys().find(|name| !known.contains(&name.as_str())) {
             Some(name) => Err(LinkError::Unknown { name: name.chars().take(80).collect(), contract, known: known.join(", ") }),
             None => Ok(()),

@@ -119,7 +119,7 @@ impl Desk {
         match link.bounded(self.deadline, self.exchange(&route, request, options)).await {
             Ok(Ok(response)) => {
                 let ended = Box::pin(link.revoked_owned());
-                let response = response.map(|body| Received { body, ended }.boxed_unsync());
+                let response = response.map(|body| Received { body, ended, desk: self }.boxed_unsync());
                 Ok((response, Box::new(std::future::ready(Ok(())))))
             }
             Ok(Err(error)) => Err(error),
@@ -193,6 +193,7 @@ fn bare(host: &Host) -> String {
 struct Received {
     body: Body,
     ended: Pin<Box<WaitForCancellationFutureOwned>>,
+    desk: Desk,
 }
 
 impl http_body::Body for Received {
@@ -201,7 +202,8 @@ impl http_body::Body for Received {
 
     fn poll_frame(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
         if self.ended.as_mut().poll(context).is_ready() {
-            return Poll::Ready(Some(Err(Error::HttpRequestDenied)));
+            self.desk.outage();
+            return Poll::Ready(Some(Err(self.desk.denied("its link was removed or changed before the response had come in full"))));
         }
         Pin::new(&mut self.body).poll_frame(context).map_err(|error| match error.downcast::<RequestError>() {
             Ok(error) => code(*error),
@@ -220,6 +222,7 @@ impl http_body::Body for Received {
 
 fn code(error: RequestError) -> Error {
     match error {
+        RequestError::UnknownHost(_) => Error::DnsError { rcode: Some("NXDOMAIN".to_owned()), info_code: None },
         RequestError::Unresolved { reason, .. } => Error::DnsError { rcode: Some(reason), info_code: None },
         RequestError::Refused(_) => Error::ConnectionRefused,
         RequestError::Unreachable { .. } => Error::DestinationUnavailable,

@@ -71,12 +71,15 @@ fn endless(goes_on: bool) -> Body {
     StreamBody::new(first.chain(rest)).boxed_unsync()
 }
 
-/// A way out that knows some names, and counts what is asked of it.
+/// A way out that knows some names, and keeps what is asked of it.
 struct Known {
     outlet: Arc<dyn Outlet>,
+    /// Names with their addresses; one that has none does not exist.
     names: Vec<(&'static str, Vec<&'static str>)>,
     resolved: AtomicUsize,
-    sent: Mutex<Vec<SocketAddr>>,
+    sent: Mutex<Vec<Target>>,
+    /// The head of a response has come.
+    answered: Notify,
 }
 
 #[async_trait]
@@ -84,14 +87,17 @@ impl Outlet for Known {
     async fn resolve(&self, host: &str, port: u16) -> Result<Vec<SocketAddr>, RequestError> {
         self.resolved.fetch_add(1, Ordering::SeqCst);
         match self.names.iter().find(|(name, _)| *name == host) {
+            Some((_, addresses)) if addresses.is_empty() => Err(RequestError::UnknownHost(host.to_owned())),
             Some((_, addresses)) => Ok(addresses.iter().map(|ip| SocketAddr::new(ip.parse().unwrap(), port)).collect()),
             None => self.outlet.resolve(host, port).await,
         }
     }
 
     async fn send(&self, request: Request<Body>, target: Target) -> Result<Response<Body>, RequestError> {
-        self.sent.lock().unwrap().extend(&target.addresses);
-        self.outlet.send(request, target).await
+        self.sent.lock().unwrap().push(target.clone());
+        let response = self.outlet.send(request, target).await;
+        self.answered.notify_one();
+        response
     }
 }
 
@@ -118,9 +124,11 @@ impl Stage {
                 ("outside.test", vec![NOBODYS]),
                 ("both.test", vec!["127.0.0.1", NOBODYS]),
                 ("metadata.test", vec!["169.254.169.254"]),
+                ("nowhere.test", vec![]),
             ],
             resolved: AtomicUsize::new(0),
             sent: Mutex::default(),
+            answered: Notify::new(),
         };
         let world = World::guarded(Arc::new(NoGate), shield.clone());
         Self { world, shield, outlet: Arc::new(outlet), server, port: listener.address().port(), _listener: listener }
@@ -152,6 +160,11 @@ impl Stage {
 
     fn denials(&self) -> String {
         self.world.log.denials.lock().unwrap().join("\n")
+    }
+
+    /// Addresses to which requests were sent.
+    fn sent_to(&self) -> Vec<SocketAddr> {
+        self.outlet.sent.lock().unwrap().iter().flat_map(|target| target.addresses.clone()).collect()
     }
 
     fn requests(&self) -> usize {
@@ -240,6 +253,21 @@ async fn a_link_that_is_removed_ends_what_goes_on_through_it() {
 }
 
 #[tokio::test]
+async fn a_link_that_is_removed_in_the_middle_of_a_response_is_no_fault_of_the_message() {
+    let stage = Stage::new().await;
+    let actor = stage.reaching("127.0.0.1:*").await;
+    let waits = {
+        let (actor, get) = (actor.clone(), format!("GET {}", stage.url("/stalls")));
+        tokio::spawn(async move { call(&actor, &get).await })
+    };
+    tokio::time::timeout(PATIENCE, stage.outlet.answered.notified()).await.expect("the response begins");
+    assert!(actor.reconfigure(settings("http-user"), stage.links(Vec::new())).is_err(), "no more link for it");
+    let failed = waits.await.unwrap().unwrap_err();
+    assert!(matches!(&failed, InvokeError::Outage(text) if text.contains("200, then")), "{failed:?}");
+    assert!(stage.denials().contains("before the response had come in full"), "{}", stage.denials());
+}
+
+#[tokio::test]
 async fn a_denied_contract_fails_the_next_call() {
     let stage = Stage::new().await;
     let actor = stage.reaching("127.0.0.1:*").await;
@@ -268,7 +296,7 @@ async fn internal_only_judges_every_address_that_a_name_stands_for() {
     for host in ["127.0.0.1", "inside.test", "[::ffff:127.0.0.1]"] {
         call(&actor, &format!("GET http://{host}:{port}/")).await.unwrap_or_else(|error| panic!("{host}: {error}"));
     }
-    let sent = stage.outlet.sent.lock().unwrap().clone();
+    let sent = stage.sent_to();
     assert!(sent.iter().all(|address| *address == SocketAddr::from(([127, 0, 0, 1], port))), "{sent:?}");
     let outside = [
         (NOBODYS, NOBODYS),
@@ -285,7 +313,7 @@ async fn internal_only_judges_every_address_that_a_name_stands_for() {
         let why = format!("policy edge v3 restricts the network to internal addresses, and {address} is none");
         assert!(denials.lines().last().unwrap().contains(&why), "{host}: {denials}");
     }
-    assert_eq!((stage.outlet.sent.lock().unwrap().len(), stage.requests()), (3, 3), "nothing was connected to");
+    assert_eq!((stage.sent_to().len(), stage.requests()), (3, 3), "nothing was connected to");
     // Without the restriction the same actor may try.
     stage.shield.raise(policy(&["*"], &[], None));
     call(&actor, &format!("GET http://both.test:{port}/")).await.unwrap();
@@ -306,14 +334,25 @@ async fn servers_that_do_not_answer_cost_the_links_timeout() {
 }
 
 #[tokio::test]
-async fn the_actors_deadline_counts_more_than_the_links_timeout() {
+async fn connecting_may_take_half_of_the_links_time() {
+    let stage = Stage::new().await;
+    let actor = stage.actor(vec![stage.link("127.0.0.1:*", &[("timeout-ms", "600")], &[])]).await;
+    call(&actor, &format!("GET {}", stage.url("/"))).await.unwrap();
+    let patience: Vec<_> = stage.outlet.sent.lock().unwrap().iter().map(|target| target.patience.connect).collect();
+    assert_eq!(patience, [Some(Duration::from_millis(300))]);
+}
+
+#[tokio::test]
+async fn a_request_ends_with_the_message_whatever_the_link_allows() {
     let stage = Stage::new().await;
     let loaded = stage.world.load(program("http-user")).await.unwrap();
     let mut settings = settings("http-user");
     settings.limits.deadline_ms = 300;
     let links = stage.links(vec![stage.link("127.0.0.1:*", &[("timeout-ms", "600000")], &[])]);
     let actor = Actor::new(&stage.world.runtime, loaded, settings, links).unwrap();
-    let failed = call(&actor, &format!("GET {}", stage.url("/never"))).await.unwrap_err();
+    let get = format!("GET {}", stage.url("/never"));
+    let ended = tokio::time::timeout(PATIENCE, call(&actor, &get)).await.expect("it ends long before the link's time is over");
+    let failed = ended.unwrap_err();
     assert!(failed.to_string().contains("HttpResponseTimeout") || matches!(failed, InvokeError::Deadline(_)), "{failed}");
 }
 
@@ -347,6 +386,14 @@ async fn a_server_that_is_away_is_no_fault_of_the_message() {
     let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let failed = call(&actor, &format!("GET http://{free}/")).await.unwrap_err();
     assert!(matches!(&failed, InvokeError::Outage(text) if text.contains("ConnectionRefused")), "{failed}");
+}
+
+#[tokio::test]
+async fn a_host_that_does_not_exist_is_an_answer() {
+    let stage = Stage::new().await;
+    let actor = stage.reaching("nowhere.test").await;
+    let failed = call(&actor, "GET http://nowhere.test/").await.unwrap_err();
+    assert!(matches!(&failed, InvokeError::Guest(text) if text.contains("NXDOMAIN")), "{failed:?}");
 }
 
 #[test]

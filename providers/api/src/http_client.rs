@@ -24,7 +24,7 @@ pub trait Outlet: Send + Sync {
     /// All addresses that `host` stands for, a name or an address without brackets.
     ///
     /// # Errors
-    /// [`RequestError::Unresolved`] if there is none.
+    /// [`RequestError::UnknownHost`] if there is none, [`RequestError::Unresolved`] if that cannot be told now.
     async fn resolve(&self, host: &str, port: u16) -> Result<Vec<SocketAddr>, RequestError>;
 
     /// Sends `request` to the first of the target's addresses that takes a connection, and returns when the head of the
@@ -61,7 +61,10 @@ pub struct Patience {
 /// Why there is no response, or no more of one.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum RequestError {
-    /// The name stands for no address, as far as can be told now.
+    /// The name stands for no address.
+    #[error("there is no host `{0}`")]
+    UnknownHost(String),
+    /// What the name stands for cannot be told now.
     #[error("`{host}` cannot be resolved: {reason}")]
     Unresolved {
         /// The name.
@@ -125,11 +128,12 @@ pub enum RequestError {
 }
 
 impl RequestError {
-    /// Whether the server could not be reached, so that it knows nothing of the request.
+    /// Whether the server could not be reached, so that it knows nothing of the request and another attempt may fare better.
     pub fn is_outage(&self) -> bool {
         match self {
             Self::Unresolved { .. } | Self::Refused(_) | Self::Unreachable { .. } | Self::ConnectTimedOut(_) => true,
-            Self::Certificate(_)
+            Self::UnknownHost(_)
+            | Self::Certificate(_)
             | Self::Tls(_)
             | Self::TimedOut(_)
             | Self::Terminated(_)

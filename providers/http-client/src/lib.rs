@@ -10,9 +10,10 @@
 
 mod body;
 mod fault;
+mod resolve;
 mod tls;
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -126,20 +127,16 @@ struct HyperOutlet {
 #[async_trait]
 impl Outlet for HyperOutlet {
     async fn resolve(&self, host: &str, port: u16) -> Result<Vec<SocketAddr>, RequestError> {
-        let permit = permit(&self.lookups).await?;
-        let target = (host.to_owned(), port);
+        if let Ok(address) = host.parse::<IpAddr>() {
+            return Ok(vec![SocketAddr::new(address, port)]);
+        }
+        let (permit, name) = (permit(&self.lookups).await?, host.to_owned());
         // A look-up goes on in its thread when nobody waits for it any more; its permit stays with it.
-        let lookup = tokio::spawn(async move {
+        let lookup = tokio::task::spawn_blocking(move || {
             let _permit = permit;
-            tokio::net::lookup_host(target).await.map(|found| found.collect::<Vec<_>>())
+            resolve::addresses(&name, port)
         });
-        let reason = match lookup.await {
-            Ok(Ok(found)) if !found.is_empty() => return Ok(found),
-            Ok(Ok(_)) => "no address".to_owned(),
-            Ok(Err(error)) => error.to_string(),
-            Err(error) => error.to_string(),
-        };
-        Err(RequestError::Unresolved { host: host.to_owned(), reason })
+        lookup.await.map_err(|error| RequestError::Unresolved { host: host.to_owned(), reason: error.to_string() })?
     }
 
     async fn send(&self, request: Request<Body>, target: Target) -> Result<Response<Body>, RequestError> {

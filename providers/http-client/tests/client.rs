@@ -14,6 +14,7 @@ use http_body_util::{BodyExt as _, Full};
 use provider_api::ProviderError;
 use provider_api::http_client::{Body, HttpClient as _, Outlet, Patience, RequestError, Target};
 use provider_http_client::{HyperClient, Limits};
+use socket2::{Domain, Socket, Type};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
@@ -57,6 +58,24 @@ async fn nobody() -> SocketAddr {
     listen().await.1
 }
 
+/// An address that does not answer at all: its queue of connections is full, and nobody takes one.
+struct Silent {
+    address: SocketAddr,
+    _listener: Socket,
+    _queue: Vec<std::net::TcpStream>,
+}
+
+impl Silent {
+    fn new() -> Self {
+        let listener = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+        listener.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
+        listener.listen(0).unwrap();
+        let address = listener.local_addr().unwrap().as_socket().unwrap();
+        let queue = std::iter::from_fn(|| std::net::TcpStream::connect_timeout(&address, Duration::from_millis(200)).ok());
+        Self { address, _queue: queue.take(64).collect(), _listener: listener }
+    }
+}
+
 /// Reads a request's head, then says `answer`.
 async fn answer<T: AsyncRead + AsyncWrite + Unpin>(stream: &mut T, answer: &str) -> String {
     let mut seen = Vec::new();
@@ -93,13 +112,27 @@ async fn a_request_goes_to_the_first_address_that_takes_it() {
 }
 
 #[tokio::test]
+async fn a_silent_address_leaves_time_for_the_next() {
+    let silent = Silent::new();
+    let (address, _seen) = server(OK).await;
+    let outlet = outlet(Limits { connect_time: Duration::from_secs(1), ..Limits::default() });
+    let response = send(&*outlet, plain(&[silent.address, address])).await.unwrap();
+    assert_eq!(text(response).await.unwrap(), "ok");
+    assert_eq!(send(&*outlet, plain(&[silent.address])).await.unwrap_err(), RequestError::ConnectTimedOut(1000));
+}
+
+#[tokio::test]
 async fn names_and_addresses_are_resolved() {
     let outlet = outlet(Limits { lookups: 1, ..Limits::default() });
     assert_eq!(outlet.resolve("192.0.2.1", 80).await.unwrap(), ["192.0.2.1:80".parse().unwrap()]);
     assert_eq!(outlet.resolve("::1", 80).await.unwrap(), ["[::1]:80".parse().unwrap()]);
     assert!(outlet.resolve("localhost", 80).await.unwrap().iter().all(|address| address.ip().is_loopback()));
+    // Where no resolver can be asked nobody knows; where one can there is no such name (RFC 2606).
     let unknown = outlet.resolve("nobody.invalid", 80).await.unwrap_err();
-    assert!(unknown.is_outage() && unknown.to_string().contains("`nobody.invalid` cannot be resolved"), "{unknown}");
+    let known = unknown == RequestError::UnknownHost("nobody.invalid".to_owned());
+    assert!(known || unknown.is_outage() && unknown.to_string().contains("`nobody.invalid` cannot be resolved"), "{unknown}");
+    // No resolver is needed to see that this is none.
+    assert_eq!(outlet.resolve("a..b", 80).await.unwrap_err(), RequestError::UnknownHost("a..b".to_owned()));
 }
 
 #[tokio::test]
