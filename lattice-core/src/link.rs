@@ -525,7 +525,7 @@ mod tests {
             assert!(found.contains(expected), "{found}");
         };
         check(Contract::KeyValue, &[("buckt", "x")], "has no value `buckt`");
-        let sent_once = "a wasmcloud:httpclient link has no value `retry-count`; it has: allow-host, force, timeout-ms";
+        let sent_once = "value `retry-count` = `3`: requests are not tried again: only the actor knows which may be sent twice";
         check(Contract::HttpClient, &[("retry_count", "3")], sent_once);
         check(Contract::KeyValue, &[("bucket", "a b")], "`bucket`");
         check(Contract::KeyValue, &[("bucket", "LAT_default_PLAN")], "control plane");

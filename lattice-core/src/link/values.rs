@@ -38,8 +38,11 @@ impl Values<'_> {
         };
         let retries = if contract == Contract::HttpClient { &[] } else { &Self::RETRIES[..] };
         let known: Vec<&str> = own.iter().chain(&["timeout-ms"]).chain(retries).copied().collect();
-        match self.values.keys().find(|name| !known.contains(&name.as_str())) {
-            Some(name) => Err(LinkError::Unknown { name: name.chars().take(80).collect(), contract, known: known.join(", ") }),
+        match self.values.iter().find(|(name, _)| !known.contains(&name.as_str())) {
+            Some((name, value)) if Self::RETRIES.contains(&name.as_str()) => {
+                Err(LinkError::value(name, value, "requests are not tried again: only the actor knows which may be sent twice"))
+            }
+            Some((name, _)) => Err(LinkError::Unknown { name: name.chars().take(80).collect(), contract, known: known.join(", ") }),
             None => Ok(()),
         }
     }

@@ -111,7 +111,7 @@ struct Values {
     /// Time for one call through the link in milliseconds [default: 5000]
     #[arg(long, value_name = "MS")]
     timeout: Option<String>,
-    /// How often a call is tried again [default: 3]
+    /// How often a call is tried again [default: 3]; HTTP client: never, only the actor knows what may be sent twice
     #[arg(long, value_name = "N")]
     retry_count: Option<String>,
     /// Pause before each retry in milliseconds [default: 1000]
@@ -285,6 +285,8 @@ mod tests {
         check("x http wasmcloud:httpserver default --port 99999", "`port` = `99999`");
         check("x out wasmcloud:httpclient default --allow-host *", "allowed host `*` is every host");
         check("x out wasmcloud:httpclient default --allow-host http://a", "`allow-host` = `http://a`: is a URL");
+        check("x out wasmcloud:httpclient default --retry-count 3", "only the actor knows which may be sent twice");
+        check("x out wasmcloud:httpclient default --retry-delay 9", "only the actor knows which may be sent twice");
         check("x http wasmcloud:httpclient default", "does not serve");
         check("x kv wasmcloud:keyvalue default --bucket a --value bucket=b", "given twice");
         check("x kv wasmcloud:keyvalue default --permissions fly", "permission `fly`");
