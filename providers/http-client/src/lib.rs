@@ -131,11 +131,7 @@ impl Outlet for HyperOutlet {
             return Ok(vec![SocketAddr::new(address, port)]);
         }
         let (permit, name) = (permit(&self.lookups).await?, host.to_owned());
-        // A look-up goes on in its thread when nobody waits for it any more; its permit stays with it.
-        let lookup = tokio::task::spawn_blocking(move || {
-            let _permit = permit;
-            resolve::addresses(&name, port)
-        });
+        let lookup = resolve::apart(permit, move || resolve::addresses(&name, port));
         lookup.await.map_err(|error| RequestError::Unresolved { host: host.to_owned(), reason: error.to_string() })?
     }
 

@@ -6,6 +6,21 @@ use std::net::SocketAddr;
 
 use dns_lookup::{AddrInfoHints, LookupError, LookupErrorKind, SockType};
 use provider_api::http_client::RequestError;
+use tokio::sync::OwnedSemaphorePermit;
+use tokio::task::JoinError;
+
+/// Does `lookup` in a thread that may block. It goes on there when nobody waits for it any more, and `permit` stays with it:
+/// so whoever gives up and asks again takes no second thread.
+pub(crate) async fn apart<T: Send + 'static>(
+    permit: OwnedSemaphorePermit,
+    lookup: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, JoinError> {
+    let lookup = tokio::task::spawn_blocking(move || {
+        let _permit = permit;
+        lookup()
+    });
+    lookup.await
+}
 
 /// All addresses of `host`. Blocks.
 pub(crate) fn addresses(host: &str, port: u16) -> Result<Vec<SocketAddr>, RequestError> {
@@ -38,21 +53,51 @@ fn fault(host: &str, error: LookupError) -> RequestError {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::{Arc, mpsc};
+    use std::time::Duration;
+
+    use tokio::sync::{Semaphore, oneshot};
+
     use super::*;
 
+    /// Longest wait for anything.
+    const PATIENCE: Duration = Duration::from_secs(10);
     /// Numbers of the C library (`netdb.h` of glibc and musl).
     const EAI_NONAME: i32 = -2;
     const EAI_AGAIN: i32 = -3;
     const EAI_FAIL: i32 = -4;
+    const EAI_NODATA: i32 = -5;
+    const EAI_MEMORY: i32 = -10;
+    const EAI_SYSTEM: i32 = -11;
 
     #[test]
     fn a_name_that_does_not_exist_is_an_answer() {
         let of = |number: i32| fault("server.test", LookupError::new(number));
-        assert_eq!(of(EAI_NONAME), RequestError::UnknownHost("server.test".to_owned()));
-        assert!(!of(EAI_NONAME).is_outage());
-        for number in [EAI_AGAIN, EAI_FAIL] {
+        for number in [EAI_NONAME, EAI_NODATA] {
+            let error = of(number);
+            assert_eq!((error.is_outage(), &error), (false, &RequestError::UnknownHost("server.test".to_owned())), "{number}");
+        }
+        for number in [EAI_AGAIN, EAI_FAIL, EAI_MEMORY, EAI_SYSTEM] {
             let error = of(number);
             assert!(error.is_outage() && matches!(error, RequestError::Unresolved { .. }), "{number}: {error}");
         }
+    }
+
+    #[tokio::test]
+    async fn a_look_up_that_nobody_waits_for_keeps_its_permit() {
+        let permits = Arc::new(Semaphore::new(1));
+        let permit = permits.clone().try_acquire_owned().unwrap();
+        let (begun, begins) = oneshot::channel();
+        let (end, ends) = mpsc::channel::<()>();
+        let asking = tokio::spawn(apart(permit, move || {
+            let _ = begun.send(());
+            let _ = ends.recv();
+        }));
+        begins.await.unwrap();
+        asking.abort();
+        assert!(asking.await.unwrap_err().is_cancelled());
+        assert!(permits.try_acquire().is_err(), "its thread is still taken");
+        drop(end);
+        tokio::time::timeout(PATIENCE, permits.acquire()).await.expect("it is given back in the end").unwrap().forget();
     }
 }

@@ -106,6 +106,10 @@ async fn a_request_goes_to_the_first_address_that_takes_it() {
     assert_eq!((response.status().as_u16(), text(response).await.unwrap().as_str()), (200, "ok"));
     let head = seen.recv().await.unwrap();
     assert!(head.starts_with("GET /path?query HTTP/1.1\r\n") && head.contains("host: server.test\r\n"), "{head}");
+    // Of two that would take it the second hears nothing.
+    let (other, mut unheard) = server(OK).await;
+    assert_eq!(text(send(&*outlet, plain(&[address, other])).await.unwrap()).await.unwrap(), "ok");
+    assert!(seen.recv().await.is_some() && unheard.try_recv().is_err());
     let away = nobody().await;
     assert_eq!(send(&*outlet, plain(&[away])).await.unwrap_err(), RequestError::Refused(away));
     assert!(send(&*outlet, plain(&[])).await.is_err());
@@ -119,6 +123,13 @@ async fn a_silent_address_leaves_time_for_the_next() {
     let response = send(&*outlet, plain(&[silent.address, address])).await.unwrap();
     assert_eq!(text(response).await.unwrap(), "ok");
     assert_eq!(send(&*outlet, plain(&[silent.address])).await.unwrap_err(), RequestError::ConnectTimedOut(1000));
+    // The sender's time is shared in the same way, and what the last address did is what is said.
+    let hasty = Patience { connect: Some(Duration::from_millis(500)), ..Patience::default() };
+    let response = send(&*outlet, Target { patience: hasty, ..plain(&[silent.address, address]) }).await.unwrap();
+    assert_eq!(text(response).await.unwrap(), "ok");
+    let away = nobody().await;
+    let refused = send(&*outlet, Target { patience: hasty, ..plain(&[silent.address, away]) }).await.unwrap_err();
+    assert_eq!(refused, RequestError::Refused(away));
 }
 
 #[tokio::test]
