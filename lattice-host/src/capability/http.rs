@@ -2,8 +2,11 @@
 //!
 //! A request goes through the first link that allows its host and method. The name is resolved once; policy judges every
 //! address that comes of it, and one of those very addresses is connected to. The link's timeout bounds everything up to the
-//! head of the response; a link that is removed ends the response's body, too. Nothing is tried again: only the actor knows
-//! whether a request may be sent twice.
+//! head of the response; a link that is removed ends the response's body, too, while a policy that comes into force lets one
+//! that has begun come to its end. Nothing is tried again: only the actor knows whether a request may be sent twice.
+//!
+//! What is no fault of the message in hand is noted, so that a durable one is kept: a server out of reach, a link that goes,
+//! and whatever policy forbids. A host that does not exist or that no link allows is the actor's own affair.
 
 use std::net::SocketAddr;
 use std::pin::Pin;
@@ -156,6 +159,8 @@ impl Desk {
         let addresses = route.outlet.resolve(&bare(host), *port).await.map_err(|error| self.fault(error))?;
         let force = self.identity.shield.in_force();
         for address in &addresses {
+            // As with a contract that is denied: a link allows the host and policy does not, so the operator has said both, and
+            // the message waits until one of them is taken back. Without the policy it goes through, without the link it fails.
             force.may_connect(address.ip()).map_err(|denied| {
                 self.outage();
                 self.denied(&format!("{}: {denied}", route.destination))

@@ -255,3 +255,44 @@ impl Links {
         self.0.iter().filter(move |link| link.spec.contract == contract)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use lattice_core::id::{ActorId, ProviderId};
+    use lattice_core::link::LinkSpec;
+
+    use super::*;
+
+    /// Longest wait for anything.
+    const PATIENCE: Duration = Duration::from_secs(10);
+
+    fn link(timeout_ms: &str) -> Arc<Link> {
+        let (name, provider, contract) = (LinkName::new("l").unwrap(), ProviderId::new("p").unwrap(), Contract::HttpServer);
+        let spec = LinkSpec {
+            source: ActorId::new("a").unwrap(),
+            target: provider.clone(),
+            contract,
+            name: name.clone(),
+            values: BTreeMap::from([("timeout-ms".to_owned(), timeout_ms.to_owned())]),
+            permissions: BTreeSet::new(),
+            env_mapping: BTreeMap::new(),
+            config: Vec::new(),
+        };
+        let settings = spec.settings(&spec.merged_values([])).unwrap();
+        Link::new(BoundLink { spec: LinkAssignment { name, contract, provider, settings }, backend: Backend::HttpServer })
+    }
+
+    #[tokio::test]
+    async fn of_deadline_and_timeout_the_nearer_counts() {
+        let check = async |timeout_ms: &str, left: Duration| {
+            let link = link(timeout_ms);
+            let call = link.bounded(Instant::now() + left, std::future::pending::<()>());
+            let ended = tokio::time::timeout(PATIENCE, call).await.expect("it ends long before the further one");
+            assert!(matches!(ended, Err(LinkCallError::TimedOut(ms)) if ms <= 50), "{timeout_ms} {left:?}: {ended:?}");
+        };
+        check("600000", Duration::from_millis(50)).await;
+        check("50", Duration::from_secs(600)).await;
+    }
+}

@@ -33,6 +33,8 @@ const NOBODYS: &str = "192.0.2.1";
 struct Server {
     seen: Mutex<Vec<String>>,
     entered: Notify,
+    /// Lets the second half of a response go.
+    rest: Arc<Notify>,
 }
 
 #[async_trait]
@@ -47,6 +49,15 @@ impl HttpHandler for Server {
             "/large" => Response::new(full(vec![b'x'; 2000])),
             "/flood" => Response::new(endless(true)),
             "/stalls" => Response::new(endless(false)),
+            "/halves" => {
+                let rest = self.rest.clone();
+                let second = async move {
+                    rest.notified().await;
+                    Ok::<_, BodyError>(Frame::data(Bytes::from_static(b"second")))
+                };
+                let first = futures::stream::iter([Ok(Frame::data(Bytes::from_static(b"first, ")))]);
+                Response::new(StreamBody::new(first.chain(futures::stream::once(second))).boxed_unsync())
+            }
             "/heads" => Response::builder().header("x-large", "x".repeat(20_000)).body(full("")).unwrap(),
             _ => {
                 let (head, body) = request.into_parts();
@@ -288,6 +299,22 @@ async fn a_denied_contract_fails_the_next_call() {
 }
 
 #[tokio::test]
+async fn a_response_that_has_begun_outlives_a_denial() {
+    let stage = Stage::new().await;
+    let actor = stage.reaching("127.0.0.1:*").await;
+    let get = format!("GET {}", stage.url("/halves"));
+    let waits = {
+        let (actor, get) = (actor.clone(), get.clone());
+        tokio::spawn(async move { call(&actor, &get).await })
+    };
+    tokio::time::timeout(PATIENCE, stage.outlet.answered.notified()).await.expect("the response begins");
+    stage.shield.raise(policy(&["*"], &["wasmcloud:httpclient"], None));
+    stage.server.rest.notify_one();
+    assert_eq!(waits.await.unwrap().unwrap(), "200 first, second");
+    assert!(matches!(call(&actor, &get).await.unwrap_err(), InvokeError::Outage(_)), "the next request is denied");
+}
+
+#[tokio::test]
 async fn internal_only_judges_every_address_that_a_name_stands_for() {
     let stage = Stage::new().await;
     let actor = stage.actor(vec![stage.link("*:*", &[("force", "true")], &[])]).await;
@@ -317,6 +344,22 @@ async fn internal_only_judges_every_address_that_a_name_stands_for() {
     // Without the restriction the same actor may try.
     stage.shield.raise(policy(&["*"], &[], None));
     call(&actor, &format!("GET http://both.test:{port}/")).await.unwrap();
+}
+
+#[tokio::test]
+async fn what_policy_forbids_waits_and_what_no_link_allows_fails() {
+    let stage = Stage::new().await;
+    let actor = stage.reaching("metadata.test:*").await;
+    let get = format!("GET http://metadata.test:{}/", stage.port);
+    stage.shield.raise(internal_only());
+    let kept = call(&actor, &get).await.unwrap_err();
+    assert!(matches!(&kept, InvokeError::Outage(text) if text.contains("HttpRequestDenied")), "{kept:?}");
+    // The policy stands, and the operator takes the link's word back.
+    let links = stage.links(vec![stage.link("inside.test:*", &[], &[])]);
+    actor.reconfigure(settings("http-user"), links).unwrap();
+    let failed = call(&actor, &get).await.unwrap_err();
+    assert!(matches!(&failed, InvokeError::Guest(text) if text.contains("HttpRequestDenied")), "{failed:?}");
+    assert!(stage.sent_to().is_empty(), "nothing was connected to");
 }
 
 #[tokio::test]
