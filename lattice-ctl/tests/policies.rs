@@ -16,6 +16,7 @@ use lattice_core::policy::report::Enforced;
 use lattice_core::policy::scope::Facts;
 use lattice_core::subject::{self, Verb};
 use lattice_core::trust::clock::{Standing, Time};
+use lattice_core::trust::envelope::{Purpose, seal, signed_bytes};
 use lattice_core::trust::{Place, PublicKey, Verify};
 use lattice_nats::server::{Server, ServerConfig, find_server};
 use lattice_nats::{ConnectOptions, Lattice, connect};
@@ -162,6 +163,51 @@ impl World {
         self.desk.write("policy.json", policy.to_string());
     }
 
+    /// Puts something into the place of the policy, as somebody who may write the store.
+    fn store(&self, document: &[u8]) {
+        self.runtime.block_on(async {
+            let (_, revision) = self.lattice.read_policy(&policy_id()).await.unwrap();
+            self.lattice.commit_policy(&policy_id(), document.to_vec().into(), revision).await.unwrap();
+        });
+    }
+
+    /// Changes the document that stands there.
+    fn forge(&self, change: impl Fn(&str) -> String) {
+        let (stored, _) = self.runtime.block_on(self.lattice.read_policy(&policy_id())).unwrap();
+        let document = String::from_utf8(stored.unwrap().document.to_vec()).unwrap();
+        let forged = change(&document);
+        assert_ne!(document, forged);
+        self.store(forged.as_bytes());
+    }
+
+    /// A document that allows everything, by the holder of `key`.
+    fn signed(&self, key: &str, version: u64) -> Vec<u8> {
+        let issuer = self.desk.public(key);
+        let seed = String::from_utf8(self.desk.read(&format!("keys/{key}.nk"))).unwrap();
+        let body = json!({
+            "policy": {"policy_id": policy_id(), "version": version, "allowed_contracts": ["*"]},
+            "lattice": "default", "scope": "all", "issued_at": 1, "not_before": 1, "expires": 300_000_000, "issuer": issuer,
+        });
+        let body = body.to_string().into_bytes();
+        let signature = nkeys::KeyPair::from_seed(seed.trim()).unwrap().sign(&signed_bytes(Purpose::Policy, &body)).unwrap();
+        seal(&PublicKey::new(issuer).unwrap(), &signature, &body)
+    }
+
+    fn history(&self) -> Vec<serde_json::Value> {
+        self.policy(&["history", "edge-default", "-o", "json"]).ok().json().as_array().unwrap().clone()
+    }
+
+    /// Waits until every host says this of what stands in the store.
+    fn until_status(&self, words: &str) {
+        for _ in 0..200 {
+            let rows = self.policy(&["status"]).ok().out;
+            if rows.lines().skip(1).count() > 0 && rows.lines().skip(1).all(|row| row.contains(words)) {
+                return;
+            }
+        }
+        panic!("hosts do not say `{words}`: {}", self.policy(&["status"]).out);
+    }
+
     /// Waits until so many hosts answer.
     fn hosts(&self, count: usize) {
         for _ in 0..200 {
@@ -173,6 +219,10 @@ impl World {
         }
         panic!("{count} hosts do not answer");
     }
+}
+
+fn policy_id() -> ConfigName {
+    ConfigName::new("edge-default").unwrap()
 }
 
 #[test]
@@ -323,20 +373,95 @@ fn what_nobody_signed_is_never_signed_again_nor_taken_for_said() {
     world.file(1, &[]);
     world.policy(&["put", "policy.json", "--no-wait"]).ok();
     // Somebody who may write there, and has no key, raises the version.
-    let id = ConfigName::new("edge-default").unwrap();
-    world.runtime.block_on(async {
-        let (stored, revision) = world.lattice.read_policy(&id).await.unwrap();
-        let document = String::from_utf8(stored.unwrap().document.to_vec()).unwrap();
-        let forged = document.replace("\"version\":1", "\"version\":2").replace("\"issued_at\":", "\"issued_at\":9");
-        assert_ne!(document, forged);
-        world.lattice.commit_policy(&id, forged.into(), revision).await.unwrap();
-    });
-    world.file(2, &[]);
-    world.policy(&["put", "policy.json", "--no-wait"]).fails(3, "version 2 of edge-default was seen with other content");
+    world.forge(|text| text.replace("\"version\":1", "\"version\":2").replace("\"issued_at\":", "\"issued_at\":9"));
     world.policy(&["rollback", "edge-default", "--to", "2", "--no-wait"]).fails(4, "no version 2 is kept (kept: 1)");
     assert!(world.policy(&["get"]).ok().out.contains("its signature is wrong"));
-    assert!(world.policy(&["sync", "--timeout", "1s"]).ok().out.starts_with("no policies"));
+    let synced = world.policy(&["sync", "--timeout", "1s"]).ok();
+    assert!(
+        synced.out.starts_with("no policies") && synced.err.contains("policy edge-default v2: its signature is wrong"),
+        "{}",
+        synced.err
+    );
+    world.file(2, &[]);
+    world.policy(&["put", "policy.json", "--no-wait"]).ok();
+    assert_eq!(world.history().last().unwrap()["version"], 2);
+    world.store(b"{");
+    world.policy(&["get", "edge-default"]).fails(1, "policy edge-default cannot be read");
     world.policy(&["put", "policy.json", "--bump", "--no-wait"]).ok();
-    let history = world.policy(&["history", "edge-default", "-o", "json"]).ok().json();
-    assert_eq!(history.as_array().unwrap().last().unwrap()["version"], 3, "{history}");
+    assert!(world.policy(&["get", "edge-default"]).ok().out.contains("edge-default version 2"));
+}
+
+#[test]
+fn what_hosts_refuse_shuts_nobody_out_and_is_not_signed_again() {
+    let world = World::start();
+    world.desk.run(&["keys", "gen", "account", "--name", "stranger"]).ok();
+    world.file(1, &[]);
+    world.policy(&["put", "policy.json", "--no-wait"]).ok();
+    world.host('A', "eu", "account");
+    world.host('B', "us", "account");
+    world.hosts(2);
+    world.file(2, &["wasmcloud:keyvalue"]);
+    world.policy(&["put", "policy.json"]).ok();
+
+    // Nobody signed this one.
+    let huge = u64::MAX - 1;
+    world.forge(|text| text.replace("\"version\":2", &format!("\"version\":{huge}")));
+    world.until_status("refused, enforces version 2: wrong signature");
+    assert!(world.policy(&["get", "edge-default"]).ok().out.contains("refused by NEDGEA, NEDGEB: wrong signature"));
+    // The same again brings back what hosts enforce, without another signature.
+    assert!(world.policy(&["put", "policy.json", "--bump"]).ok().err.contains("it stands there again"));
+    world.until_status("enforced");
+    world.forge(|text| text.replace("\"version\":2", &format!("\"version\":{huge}")));
+    world.until_status("refused, enforces version 2");
+    world.file(3, &["wasmcloud:messaging"]);
+    let put = world.policy(&["put", "policy.json", "-o", "json"]).ok().json();
+    assert_eq!((&put["state"], &put["hosts"], &put["policies"]["edge-default"]), (&json!("enforced"), &json!(2), &json!(3)));
+
+    // A stranger signed these with a key of his own, and something old stands before the newest.
+    let stranger = world.signed("stranger", 4);
+    world.store(&stranger);
+    world.store(&world.signed("stranger", huge));
+    world.until_status("does not sign policies here");
+    let planned = world.policy(&["put", "policy.json", "--bump", "--dry-run", "-o", "json"]).ok().json();
+    assert_eq!((&planned["state"], planned.get("from")), (&json!("unchanged"), Some(&json!(3))), "{planned}");
+    world.policy(&["rollback", "edge-default", "--to", &huge.to_string()]).fails(4, &format!("no version {huge} is kept"));
+    world.policy(&["rollback", "edge-default"]).ok();
+    let now = world.policy(&["get", "edge-default", "-o", "json"]).ok().json();
+    let denied = json!(["wasmcloud:keyvalue"]);
+    assert_eq!((&now["policy"]["version"], &now["policy"]["denied_contracts"], &now["refused"]), (&json!(4), &denied, &json!(null)));
+    // By its number the stranger's version 4 could be meant: it is the one that the operator signed.
+    world.file(5, &[]);
+    world.policy(&["put", "policy.json"]).ok();
+    world.policy(&["rollback", "edge-default"]).ok();
+    let now = world.policy(&["get", "edge-default", "-o", "json"]).ok().json();
+    assert_eq!((&now["policy"]["version"], &now["policy"]["denied_contracts"]), (&json!(6), &denied));
+    let notes: Vec<String> = world.history().iter().map(|version| format!("{} {}", version["version"], version["note"])).collect();
+    assert!(
+        notes.contains(&format!("{huge} \"its signature is wrong\"")) && notes.contains(&format!("{huge} \"no host knows it\"")),
+        "{notes:?}"
+    );
+
+    // What was pushed out of the store is known to hosts.
+    (0..16).for_each(|n| world.store(&world.signed("stranger", 100 + n)));
+    world.until_status("does not sign policies here");
+    world.policy(&["rollback", "edge-default"]).fails(4, "version 6, which hosts know, is not kept");
+    world.policy(&["put", "policy.json"]).fails(3, "version 5 of edge-default is not above 6, which hosts know");
+    world.policy(&["put", "policy.json", "--bump"]).ok();
+    world.until_status("enforced");
+    assert_eq!(world.history().last().unwrap()["version"], 7);
+}
+
+#[test]
+fn where_no_host_answers_a_stranger_s_words_are_not_signed_either() {
+    let world = World::start();
+    world.desk.run(&["keys", "gen", "account", "--name", "stranger"]).ok();
+    world.file(1, &[]);
+    world.policy(&["put", "policy.json", "--no-wait"]).ok();
+    world.store(&world.signed("stranger", 2));
+    world
+        .policy(&["rollback", "edge-default", "--no-wait"])
+        .fails(6, &format!("version 2 was signed by {}", world.desk.public("stranger")));
+    world.store(&world.signed("stranger", 3));
+    world.policy(&["rollback", "edge-default", "--no-wait"]).fails(6, "version 3 was signed by").fails(6, "policy put <file> --bump");
+    world.policy(&["put", "policy.json", "--no-wait"]).fails(3, "is older than 3").fails(3, "where hosts that refuse it answer");
 }

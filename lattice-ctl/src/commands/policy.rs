@@ -4,6 +4,7 @@ mod checkup;
 mod document;
 mod get;
 mod history;
+mod lineage;
 mod put;
 mod rollback;
 mod status;

@@ -1,6 +1,6 @@
 //! What `doctor` says about policies: which are about to end, and which hosts enforce something else than what is stored.
 
-use lattice_core::id::ConfigName;
+use lattice_core::id::{ConfigName, LatticeName};
 use lattice_core::policy::report::{Compliance, Enforced, compliance};
 use lattice_core::policy::scope::Facts;
 use lattice_core::trust::clock::Standing;
@@ -38,14 +38,19 @@ pub(in crate::commands) struct Finding {
 /// As the store.
 pub(in crate::commands) async fn checkup(session: &Session, view: &View) -> Outcome<Vec<Finding>> {
     let stored = session.lattice.read_policies().await?;
-    Ok(findings(stored.iter(), view, now_s()))
+    Ok(findings(stored.iter(), session.name(), view, now_s()))
 }
 
-fn findings<'a>(stored: impl Iterator<Item = (&'a ConfigName, &'a StoredPolicy)>, view: &View, now_s: u64) -> Vec<Finding> {
+fn findings<'a>(
+    stored: impl Iterator<Item = (&'a ConfigName, &'a StoredPolicy)>,
+    lattice: &LatticeName,
+    view: &View,
+    now_s: u64,
+) -> Vec<Finding> {
     let (mut found, mut count) = (Vec::new(), 0_usize);
     for (name, stored) in stored {
         count += 1;
-        match Opened::of(stored) {
+        match Opened::of(stored, name, lattice) {
             Some(opened) => judge(&opened, view, now_s, &mut found),
             None => found.push(Finding {
                 weight: Weight::Wrong,
@@ -69,7 +74,7 @@ fn judge(opened: &Opened, view: &View, now_s: u64, found: &mut Vec<Finding>) {
     let wanted = opened.wanted();
     let named = format!("policy {} v{}", wanted.policy, wanted.version);
     if let Some(warning) = opened.warning(now_s) {
-        let over = !opened.holds || opened.bundle.expires <= now_s;
+        let over = opened.flaw.is_some() || opened.bundle.expires <= now_s;
         found.push(Finding {
             weight: if over { Weight::Wrong } else { Weight::Soon },
             detail: format!("{named}: {warning}"),
@@ -124,6 +129,10 @@ mod tests {
         }
     }
 
+    fn lattice() -> LatticeName {
+        LatticeName::new("default").unwrap()
+    }
+
     #[test]
     fn hosts_and_policies_that_are_not_as_they_should_be() {
         let mut view = view(4, Desired::default());
@@ -158,14 +167,14 @@ mod tests {
         assert_eq!(over[0].weight, Weight::Wrong);
         let broken = StoredPolicy { document: Bytes::from_static(b"{"), revision: Revision(1) };
         let name = ConfigName::new("x").unwrap();
-        let found = findings([(&name, &broken)].into_iter(), &view, 150);
+        let found = findings([(&name, &broken)].into_iter(), &lattice(), &view, 150);
         let details: Vec<&str> = found.iter().map(|finding| finding.detail.as_str()).collect();
         assert_eq!(details, ["policy x cannot be read: hosts keep what they had", "NEDGE04: its clock is far from the server's"]);
     }
 
     #[test]
     fn nothing_to_say() {
-        let found = findings([].into_iter(), &view(2, Desired::default()), 150);
+        let found = findings([].into_iter(), &lattice(), &view(2, Desired::default()), 150);
         assert_eq!(found, [Finding { weight: Weight::Fine, detail: "none".into(), hint: None }]);
     }
 }

@@ -5,15 +5,18 @@ use std::path::Path;
 
 use bytes::Bytes;
 use lattice_core::error::{ErrorCode, Problem};
-use lattice_core::id::{ConfigName, Revision};
-use lattice_core::policy::accept::{Mark, check_version};
+use lattice_core::id::{ConfigName, Digest, LatticeName, Revision};
+use lattice_core::policy::accept::Mark;
 use lattice_core::policy::report::Wanted;
+use lattice_core::policy::scope::Scope;
 use lattice_core::policy::{Bundle, MAX_BUNDLE_BYTES, SecurityPolicy};
+use lattice_core::trust::PublicKey;
 use lattice_core::trust::clock::date;
 use lattice_core::trust::envelope::{Envelope, Purpose};
 use lattice_core::wire::json;
 use lattice_nats::policies::StoredPolicy;
 
+use super::lineage::Lineage;
 use crate::commands::signing::{Nkeys, Signer};
 use crate::connection::Session;
 use crate::error::Outcome;
@@ -47,24 +50,57 @@ pub(super) struct Opened {
     pub(super) bundle: Bundle,
     /// Its mark, as hosts keep it.
     pub(super) mark: Mark,
-    /// Whether its signature holds.
-    pub(super) holds: bool,
+    /// What keeps it from counting, whoever may sign policies here.
+    pub(super) flaw: Option<Flaw>,
+    /// The document itself.
+    pub(super) stored: StoredPolicy,
+}
+
+/// Why a document counts for nobody.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub(super) enum Flaw {
+    /// Nobody signed it like this.
+    #[error("its signature is wrong")]
+    Signature,
+    /// It stands where another policy belongs.
+    #[error("it stands in the place of policy {place}")]
+    Misplaced {
+        /// Whose place that is.
+        place: ConfigName,
+    },
+    /// It was signed for others.
+    #[error("it is for lattice `{meant}`")]
+    OtherLattice {
+        /// For whom.
+        meant: LatticeName,
+    },
 }
 
 impl Opened {
-    /// Opens a document; none if it cannot be read at all. Whether the key is one that hosts trust is for them to say.
-    pub(super) fn of(stored: &StoredPolicy) -> Option<Self> {
+    /// Opens a document of `lattice` that stands in the place of `policy`; none if it cannot be read at all. Whether the key is
+    /// one that hosts trust is for them to say.
+    pub(super) fn of(stored: &StoredPolicy, policy: &ConfigName, lattice: &LatticeName) -> Option<Self> {
         let envelope = Envelope::read(&stored.document).ok()?;
         let body = envelope.unverified();
         let bundle = Bundle::decode(body).ok()?;
-        let holds = envelope.open(Purpose::Policy, &Nkeys).is_some() && bundle.issuer == *envelope.issuer();
-        let mark = Mark { version: bundle.policy.version, digest: lattice_core::id::Digest::of(body), elsewhere: false };
-        Some(Self { bundle, mark, holds })
+        let signed = envelope.open(Purpose::Policy, &Nkeys).is_some() && bundle.issuer == *envelope.issuer();
+        let flaw = if !signed {
+            Some(Flaw::Signature)
+        } else if bundle.policy.policy_id != *policy {
+            Some(Flaw::Misplaced { place: policy.clone() })
+        } else if bundle.lattice != *lattice {
+            Some(Flaw::OtherLattice { meant: bundle.lattice.clone() })
+        } else {
+            None
+        };
+        let mark = Mark { version: bundle.policy.version, digest: Digest::of(body), elsewhere: false };
+        Some(Self { bundle, mark, flaw, stored: stored.clone() })
     }
 
-    /// Who must enforce it.
+    /// Who must enforce it. What nobody signed does not say whom it is for, so every host is asked about it.
     pub(super) fn wanted(&self) -> Wanted {
-        Wanted { policy: self.bundle.policy.policy_id.clone(), version: self.bundle.policy.version, scope: self.bundle.scope.clone() }
+        let scope = if self.flaw.is_none() { self.bundle.scope.clone() } else { Scope::All };
+        Wanted { policy: self.bundle.policy.policy_id.clone(), version: self.bundle.policy.version, scope }
     }
 
     /// Whether it asks hosts for the same as `other`, whenever both were signed.
@@ -82,8 +118,8 @@ impl Opened {
         /// How long before its end a policy is spoken of.
         const SOON_S: u64 = 30 * 86_400;
         let expires = self.bundle.expires;
-        if !self.holds {
-            Some("its signature is wrong: hosts keep what they had".to_owned())
+        if let Some(flaw) = &self.flaw {
+            Some(format!("{flaw}: hosts keep what they had"))
         } else if expires <= now_s {
             Some(format!("expired {}: nothing new starts under it", date(expires)))
         } else if expires.saturating_sub(now_s) < SOON_S {
@@ -94,25 +130,27 @@ impl Opened {
     }
 }
 
-/// The newest version of a policy, and the revision on which a newer one may be committed.
+/// The documents of a policy that are kept and can be read, the oldest first, and where the newest one stands, readable or not.
 ///
 /// # Errors
 /// As the store.
-pub(super) async fn newest(session: &Session, policy: &ConfigName) -> Outcome<(Option<Opened>, Revision)> {
-    let (stored, revision) = session.lattice.read_policy(policy).await?;
-    Ok((stored.as_ref().and_then(Opened::of), revision))
+pub(super) async fn kept(session: &Session, policy: &ConfigName) -> Outcome<(Vec<Opened>, Revision)> {
+    let (_, revision) = session.lattice.read_policy(policy).await?;
+    let stored = session.lattice.policy_history(policy).await?;
+    Ok((stored.iter().filter_map(|stored| Opened::of(stored, policy, session.name())).collect(), revision))
 }
 
-/// Checks, signs and stores a new version.
+/// Checks, signs and stores a new version in the place of what stands at `revision`.
 ///
 /// # Errors
 /// A usage problem if hosts would refuse it; a conflict if somebody else was faster.
-pub(super) async fn commit(session: &Session, bundle: &Bundle, before: Option<&Opened>, revision: Revision, signer: &Signer) -> Outcome {
+pub(super) async fn commit(session: &Session, bundle: &Bundle, before: &Lineage, revision: Revision, signer: &Signer) -> Outcome {
     let policy = &bundle.policy.policy_id;
     bundle.check().map_err(|error| problems::usage(format!("policy {policy}: {error}")))?;
     let body = bundle.encode();
-    check_version(policy, bundle.policy.version, &lattice_core::id::Digest::of(&body), before.map(|before| &before.mark))
-        .map_err(|refused| old_version(policy, before, &refused.to_string()))?;
+    before
+        .check(policy, bundle.policy.version, &Digest::of(&body))
+        .map_err(|refused| old_version(policy, before, signer.public(), &refused.to_string()))?;
     let document = signer.seal(Purpose::Policy, &body)?;
     if document.len() > MAX_BUNDLE_BYTES {
         return Err(
@@ -123,15 +161,33 @@ pub(super) async fn commit(session: &Session, bundle: &Bundle, before: Option<&O
     Ok(())
 }
 
-fn old_version(policy: &ConfigName, before: Option<&Opened>, why: &str) -> Problem {
-    let next = before.map_or(1, |before| before.mark.version.saturating_add(1));
-    Problem::new(ErrorCode::Conflict, format!("policy {policy}: {why}"))
-        .hint(format!("give version {next} in the file, or --bump; `lattice-ctl policy get {policy}` shows what is in force"))
+fn old_version(policy: &ConfigName, before: &Lineage, signer: &PublicKey, why: &str) -> Problem {
+    let next = before.version().saturating_add(1);
+    let mut problem = Problem::new(ErrorCode::Conflict, format!("policy {policy}: {why}"))
+        .hint(format!("give version {next} in the file, or --bump; `lattice-ctl policy get {policy}` shows what is in force"));
+    problem.causes = before
+        .last()
+        .filter(|last| last.bundle.issuer != *signer)
+        .map(|last| {
+            format!(
+                "version {} was signed by {}: where hosts that refuse it answer, it does not count",
+                last.mark.version, last.bundle.issuer
+            )
+        })
+        .into_iter()
+        .collect();
+    problem
 }
 
 /// No policy of that name.
 pub(super) fn missing(policy: &ConfigName) -> Problem {
     Problem::new(ErrorCode::NotFound, format!("policy not found: {policy}")).hint("`lattice-ctl get policies` lists all")
+}
+
+/// Something of that name that is no policy.
+pub(super) fn unreadable(policy: &ConfigName) -> Problem {
+    Problem::new(ErrorCode::Failed, format!("policy {policy} cannot be read: hosts keep what they had"))
+        .hint("`lattice-ctl policy put <file> --bump` replaces it")
 }
 
 #[cfg(test)]
@@ -143,16 +199,20 @@ mod tests {
     use nkeys::KeyPair;
 
     #[test]
-    fn what_holds_names_who_signed_it() {
+    fn what_counts_names_who_signed_it_and_stands_in_its_place() {
         let (account, other) = (KeyPair::new_account(), KeyPair::new_account());
-        let holds = |issuer: &KeyPair, signer: &KeyPair| {
+        let flaw = |issuer: &KeyPair, signer: &KeyPair, policy: &str, lattice: &str| {
             let body = Bundle { issuer: public(issuer).unwrap(), ..opened(1, "*").bundle }.encode();
             let signature = signer.sign(&signed_bytes(Purpose::Policy, &body)).unwrap();
             let document = seal(&public(&account).unwrap(), &signature, &body).into();
-            Opened::of(&StoredPolicy { document, revision: Revision(1) }).unwrap().holds
+            let stored = StoredPolicy { document, revision: Revision(1) };
+            Opened::of(&stored, &ConfigName::new(policy).unwrap(), &LatticeName::new(lattice).unwrap()).unwrap().flaw
         };
-        assert!(holds(&account, &account));
-        assert!(!holds(&account, &other), "another signature");
-        assert!(!holds(&other, &account), "another issuer than the line above says");
+        let (place, meant) = (ConfigName::new("other").unwrap(), LatticeName::new("default").unwrap());
+        assert_eq!(flaw(&account, &account, "edge", "default"), None);
+        assert_eq!(flaw(&account, &other, "edge", "default"), Some(Flaw::Signature), "another signature");
+        assert_eq!(flaw(&other, &account, "edge", "default"), Some(Flaw::Signature), "another issuer than the line above says");
+        assert_eq!(flaw(&account, &account, "other", "default"), Some(Flaw::Misplaced { place }));
+        assert_eq!(flaw(&account, &account, "edge", "other"), Some(Flaw::OtherLattice { meant }));
     }
 }

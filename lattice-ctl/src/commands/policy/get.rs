@@ -5,9 +5,11 @@ use lattice_core::id::ConfigName;
 use lattice_core::policy::Bundle;
 use lattice_core::policy::rules::Rule;
 use lattice_core::trust::clock::date;
+use lattice_nats::policies::StoredPolicy;
 use serde::Serialize;
 
 use super::document::{self, Opened};
+use super::watch::Watch;
 use crate::commands::signing::now_s;
 use crate::connection::{ConnectionArgs, Session};
 use crate::error::Outcome;
@@ -36,6 +38,15 @@ struct Shown {
     /// What is wrong with it, or about to be.
     #[serde(skip_serializing_if = "Option::is_none")]
     warning: Option<String>,
+    /// Which hosts refuse it, and why.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    refused: Option<String>,
+}
+
+impl Shown {
+    fn notes(&self) -> impl Iterator<Item = &String> {
+        self.warning.iter().chain(&self.refused)
+    }
 }
 
 #[derive(Debug, Serialize)]
@@ -45,22 +56,26 @@ struct List(Vec<Shown>);
 impl Get {
     pub(in crate::commands) async fn run(self, output: &Output) -> Outcome {
         let session = Session::open(&self.connection).await?;
+        let watch = Watch::asked(&session).await?;
         let now = now_s();
-        let shown = |opened: Opened| Shown { warning: opened.warning(now), bundle: opened.bundle };
+        let shown = |policy: &ConfigName, stored: &StoredPolicy| {
+            let opened = Opened::of(stored, policy, session.name())?;
+            Some(Shown { warning: opened.warning(now), refused: watch.heard(policy).refusal(), bundle: opened.bundle })
+        };
         if let Some(policy) = &self.policy {
-            let (found, _) = document::newest(&session, policy).await?;
-            return output.print(&shown(found.ok_or_else(|| document::missing(policy))?));
+            let (found, _) = session.lattice.read_policy(policy).await?;
+            let found = found.ok_or_else(|| document::missing(policy))?;
+            return output.print(&shown(policy, &found).ok_or_else(|| document::unreadable(policy))?);
         }
         let stored = session.lattice.read_policies().await?;
-        let unreadable = |policy: &ConfigName| output.note(&format!("note: policy {policy} cannot be read: hosts keep what they had"));
         let opened = stored.iter().filter_map(|(policy, stored)| {
-            let opened = Opened::of(stored);
+            let opened = shown(policy, stored);
             if opened.is_none() {
-                unreadable(policy);
+                output.note(&format!("note: {}", document::unreadable(policy).message));
             }
             opened
         });
-        let list = List(opened.map(shown).collect());
+        let list = List(opened.collect());
         if list.0.is_empty() {
             output.note("no policies; `lattice-ctl policy put <file>` puts one");
         }
@@ -83,7 +98,7 @@ impl Document for Shown {
         ];
         lines.extend(bundle.revoked_keys.iter().map(|key| ("Revokes", key.to_string())));
         lines.extend(bundle.allow_older.iter().map(|permit| ("Lets in", format!("{} {}", permit.name, permit.digest))));
-        lines.extend(self.warning.iter().map(|warning| ("Warning", warning.clone())));
+        lines.extend(self.notes().map(|note| ("Warning", note.clone())));
         lines.into_iter().map(|(name, value)| format!("{name:<8} {value}")).collect::<Vec<_>>().join("\n")
     }
 
@@ -110,7 +125,7 @@ impl Document for List {
                 policy.max_actor_memory_mb.map_or_else(|| "-".to_owned(), |cap| format!("{cap}Mi")),
                 policy.network_restrictions.join(","),
                 date(shown.bundle.expires).chars().take(10).collect(),
-                shown.warning.clone().unwrap_or_default(),
+                shown.notes().cloned().collect::<Vec<_>>().join("; "),
             ];
             if wide {
                 row.push(shown.bundle.issuer.to_string());

@@ -5,10 +5,14 @@ use lattice_core::id::ConfigName;
 use lattice_core::trust::clock::date;
 use serde::Serialize;
 
-use super::document::{self, Opened};
+use super::document::{self, Flaw, Opened};
+use super::watch::Watch;
 use crate::connection::{ConnectionArgs, Session};
 use crate::error::Outcome;
 use crate::output::{Document, Output, columns};
+
+/// What is said of a version that no host has taken.
+const UNKNOWN: &str = "no host knows it";
 
 /// List the versions of a policy that are kept, the newest last
 #[derive(Debug, Args)]
@@ -35,6 +39,9 @@ struct Version {
     denied: usize,
     /// Whether its signature holds.
     signed: bool,
+    /// Why it does not count.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    note: Option<String>,
 }
 
 #[derive(Debug, Serialize)]
@@ -44,8 +51,16 @@ struct Versions(Vec<Version>);
 impl History {
     pub(super) async fn run(self, output: &Output) -> Outcome {
         let session = Session::open(&self.connection).await?;
-        let stored = session.lattice.policy_history(&self.policy).await?;
-        let versions: Vec<Version> = stored.iter().filter_map(Opened::of).map(Version::of).collect();
+        let heard = Watch::asked(&session).await?.heard(&self.policy);
+        let (kept, newest) = document::kept(&session, &self.policy).await?;
+        let limit = heard.limit(&kept, newest);
+        let note = |opened: &Opened| match &opened.flaw {
+            Some(flaw) => Some(flaw.to_string()),
+            None if opened.mark.version <= limit => None,
+            None if opened.stored.revision == newest => heard.refusal().or_else(|| Some(UNKNOWN.to_owned())),
+            None => Some(UNKNOWN.to_owned()),
+        };
+        let versions: Vec<Version> = kept.into_iter().map(|opened| Version { note: note(&opened), ..Version::of(opened) }).collect();
         if versions.is_empty() {
             return Err(document::missing(&self.policy).into());
         }
@@ -63,7 +78,8 @@ impl Version {
             scope: bundle.scope.to_string(),
             allowed: bundle.policy.allowed_contracts.len(),
             denied: bundle.policy.denied_contracts.len(),
-            signed: opened.holds,
+            signed: opened.flaw != Some(Flaw::Signature),
+            note: None,
             policy: bundle.policy.policy_id,
         }
     }
@@ -79,7 +95,7 @@ impl Document for Versions {
                 version.allowed.to_string(),
                 version.denied.to_string(),
                 version.issuer.clone(),
-                if version.signed { String::new() } else { "its signature is wrong".to_owned() },
+                version.note.clone().unwrap_or_default(),
             ]
         });
         columns(&["VERSION", "SIGNED", "SCOPE", "ALLOWED", "DENIED", "ISSUER", "NOTE"], rows)

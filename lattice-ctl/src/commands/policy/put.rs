@@ -12,7 +12,8 @@ use lattice_core::trust::PublicKey;
 use lattice_core::trust::clock::MAX_SKEW_S;
 use lattice_core::trust::envelope::Purpose;
 
-use super::document::{self, Opened};
+use super::document;
+use super::lineage::Lineage;
 use super::watch::{Done, Waiting, Watch};
 use crate::commands::signing::{Issuer, now_s, public_key, validity};
 use crate::connection::{ConnectionArgs, Session};
@@ -83,32 +84,40 @@ impl Put {
         if !self.dry_run {
             session.lattice.ensure_policies().await?;
         }
-        let (before, revision) = document::newest(&session, &policy.policy_id).await?;
-        let bundle = self.bundle(policy, before.as_ref(), &session, signer.public())?;
+        // Asked before anything is written: from then on hosts say by themselves what they enforce.
+        let watch = Watch::asked(&session).await?;
+        let (kept, revision) = document::kept(&session, &policy.policy_id).await?;
+        let before = Lineage::new(kept, revision, &watch.heard(&policy.policy_id), signer.public());
+        let bundle = self.bundle(policy, &before, &session, signer.public())?;
         for rule in bundle.idle_rules() {
             output.note(&format!("note: rule `{rule}` fits no contract that lattice knows"));
         }
-        let same = before.as_ref().is_some_and(|before| before.holds && before.asks_the_same(&bundle));
+        let same = before.last().filter(|last| last.asks_the_same(&bundle));
         if self.dry_run {
-            return output.print(&Done::planned(&bundle, before.as_ref().map(|before| before.mark.version), same));
+            let from = Some(before.version()).filter(|version| *version > 0);
+            return output.print(&Done::planned(&bundle, from, same.is_some()));
         }
-        // Asked before anything is written: from then on hosts say by themselves what they enforce.
-        let watch = Watch::asked(&session).await?;
         let since = tokio::time::Instant::now();
-        if same {
-            output.note(&format!("policy {} is version {} already", bundle.policy.policy_id, bundle.policy.version));
-        } else {
-            document::commit(&session, &bundle, before.as_ref(), revision, &signer).await?;
+        match same {
+            Some(same) => {
+                output.note(&format!("policy {} is version {} already", bundle.policy.policy_id, bundle.policy.version));
+                if !before.stands() {
+                    let document = same.stored.document.clone();
+                    session.lattice.commit_policy(&bundle.policy.policy_id, document, revision).await?;
+                    output.note("what stood in its place in the store did not count: it stands there again");
+                }
+            }
+            None => document::commit(&session, &bundle, &before, revision, &signer).await?,
         }
         watch.until_enforced(output, &bundle, since, &self.waiting).await
     }
 
-    fn bundle(&self, mut policy: SecurityPolicy, before: Option<&Opened>, session: &Session, issuer: &PublicKey) -> Outcome<Bundle> {
+    fn bundle(&self, mut policy: SecurityPolicy, before: &Lineage, session: &Session, issuer: &PublicKey) -> Outcome<Bundle> {
         let now = now_s();
         let not_before = self.not_before.map_or_else(|| now.saturating_sub(MAX_SKEW_S), |after| now.saturating_add(after));
         let revoked = self.revoked.iter().map(|text| public_key(text)).collect::<Result<BTreeSet<PublicKey>, _>>()?;
         if self.bump {
-            policy.version = before.map_or(1, |before| before.mark.version);
+            policy.version = before.version().max(1);
         }
         let mut bundle = Bundle {
             policy,
@@ -122,7 +131,8 @@ impl Put {
             allow_older: self.allow_older.iter().cloned().collect(),
         };
         // The same policy keeps its version, so that putting it twice changes nothing; unless it is to be renewed.
-        if self.bump && before.is_some_and(|before| !before.asks_the_same(&bundle) || before.warning(now).is_some()) {
+        let is_as_it_was = before.last().is_some_and(|last| last.asks_the_same(&bundle) && last.warning(now).is_none());
+        if self.bump && before.version() > 0 && !is_as_it_was {
             bundle.policy.version = bundle.policy.version.saturating_add(1);
         }
         Ok(bundle)

@@ -7,7 +7,8 @@ use lattice_core::policy::Bundle;
 use lattice_core::trust::clock::MAX_SKEW_S;
 use lattice_core::trust::envelope::Purpose;
 
-use super::document::{self, Opened};
+use super::document;
+use super::lineage::{Lineage, Lost};
 use super::watch::{Waiting, Watch};
 use crate::commands::signing::{Issuer, now_s};
 use crate::connection::{ConnectionArgs, Session};
@@ -45,37 +46,41 @@ impl Rollback {
     pub(super) async fn run(self, output: &Output) -> Outcome {
         let signer = self.issuer.signer(Purpose::Policy)?;
         let session = Session::open(&self.connection).await?;
-        let (before, revision) = document::newest(&session, &self.policy).await?;
-        let before = before.ok_or_else(|| document::missing(&self.policy))?;
-        let stored = session.lattice.policy_history(&self.policy).await?;
-        let history: Vec<Opened> = stored.iter().filter_map(Opened::of).filter(|opened| opened.holds).collect();
-        let bundle = again(&history, &before, self.to, now_s())?;
-        let bundle = Bundle { issuer: signer.public().clone(), ..bundle };
         let watch = Watch::asked(&session).await?;
+        let (kept, revision) = document::kept(&session, &self.policy).await?;
+        let before = Lineage::new(kept, revision, &watch.heard(&self.policy), signer.public());
+        if before.version() == 0 {
+            return Err(document::missing(&self.policy).into());
+        }
+        let (last, old) = before.earlier(self.to).map_err(|lost| self.lost(&lost))?;
+        let bundle = Bundle { issuer: signer.public().clone(), ..again(&old.bundle, &last.bundle, now_s()) };
         let since = tokio::time::Instant::now();
-        document::commit(&session, &bundle, Some(&before), revision, &signer).await?;
+        document::commit(&session, &bundle, &before, revision, &signer).await?;
         watch.until_enforced(output, &bundle, since, &self.waiting).await
+    }
+
+    fn lost(&self, lost: &Lost) -> Problem {
+        let policy = &self.policy;
+        let code = match lost {
+            Lost::Gone { .. } | Lost::Unknown { .. } => ErrorCode::NotFound,
+            Lost::Foreign { .. } => ErrorCode::Denied,
+        };
+        Problem::new(code, format!("policy {policy}: {lost}")).hint(format!(
+            "`lattice-ctl policy history {policy}` shows who signed what, --to names a version, and `lattice-ctl policy put <file> --bump` \
+             says it anew"
+        ))
     }
 }
 
-/// What version `to` said, as the version after `before`, valid from `now` for as long as it was.
-fn again(history: &[Opened], before: &Opened, to: Option<u64>, now: u64) -> Result<Bundle, Problem> {
-    let newest = before.mark.version;
-    let found = history.iter().rev().find(|opened| to.map_or(opened.mark.version < newest, |to| opened.mark.version == to));
-    let old = found.ok_or_else(|| {
-        let versions: Vec<String> = history.iter().map(|opened| opened.mark.version.to_string()).collect();
-        let wanted = to.map_or_else(|| format!("no version before {newest}"), |to| format!("no version {to}"));
-        let message = format!("policy {}: {wanted} is kept (kept: {})", before.bundle.policy.policy_id, versions.join(", "));
-        Problem::new(ErrorCode::NotFound, message).hint("lattice-ctl policy put <file> --bump")
-    })?;
-    let validity = old.bundle.expires.saturating_sub(old.bundle.issued_at);
-    let mut bundle = old.bundle.clone();
-    bundle.policy.version = newest.saturating_add(1);
+/// What `old` said, as the version after `last`, valid from `now` for as long as it was.
+fn again(old: &Bundle, last: &Bundle, now: u64) -> Bundle {
+    let mut bundle = old.clone();
+    bundle.policy.version = last.policy.version.saturating_add(1);
     (bundle.issued_at, bundle.not_before) = (now, now.saturating_sub(MAX_SKEW_S));
-    bundle.expires = now.saturating_add(validity);
+    bundle.expires = now.saturating_add(old.expires.saturating_sub(old.issued_at));
     // A key that was revoked since does not come back with an old version.
-    bundle.revoked_keys.extend(before.bundle.revoked_keys.iter().cloned());
-    Ok(bundle)
+    bundle.revoked_keys.extend(last.revoked_keys.iter().cloned());
+    bundle
 }
 
 #[cfg(test)]
@@ -85,27 +90,16 @@ mod tests {
 
     #[test]
     fn what_was_said_comes_again_under_the_next_number() {
-        let history = [opened(1, "wasmcloud:keyvalue"), opened(2, "wasmcloud:messaging"), opened(5, "*")];
-        let newest = &history[2];
-        let check = |to: Option<u64>, expected: &str| {
-            let bundle = again(&history, newest, to, 1_000_000).unwrap();
-            assert_eq!((bundle.policy.version, bundle.policy.allowed_contracts[0].as_str()), (6, expected));
-            assert_eq!((bundle.issued_at, bundle.expires), (1_000_000, 1_000_100));
-        };
-        check(None, "wasmcloud:messaging");
-        check(Some(1), "wasmcloud:keyvalue");
-        check(Some(5), "*");
-        let missing = again(&history, newest, Some(3), 0).unwrap_err();
-        assert_eq!((missing.code, missing.message.as_str()), (ErrorCode::NotFound, "policy edge: no version 3 is kept (kept: 1, 2, 5)"));
-        assert!(again(&history[2..], newest, None, 0).unwrap_err().message.contains("no version before 5"));
+        let bundle = again(&opened(1, "wasmcloud:keyvalue").bundle, &opened(5, "*").bundle, 1_000_000);
+        assert_eq!((bundle.policy.version, bundle.policy.allowed_contracts[0].as_str()), (6, "wasmcloud:keyvalue"));
+        assert_eq!((bundle.issued_at, bundle.expires), (1_000_000, 1_000_100));
     }
 
     #[test]
     fn a_revoked_key_stays_revoked() {
-        let mut newest = opened(2, "*");
+        let mut last = opened(2, "*").bundle;
         let key = crate::commands::signing::public(&nkeys::KeyPair::new_account()).unwrap();
-        newest.bundle.revoked_keys.insert(key.clone());
-        let bundle = again(&[opened(1, "*"), newest.clone()], &newest, None, 1_000_000).unwrap();
-        assert!(bundle.revoked_keys.contains(&key));
+        last.revoked_keys.insert(key.clone());
+        assert!(again(&opened(1, "*").bundle, &last, 1_000_000).revoked_keys.contains(&key));
     }
 }

@@ -1,8 +1,11 @@
 //! `policy sync`.
 
 use clap::Args;
+use lattice_core::policy::report::Wanted;
 
+use super::document::Opened;
 use super::watch::{Patience, Watch, stored};
+use crate::commands::signing::now_s;
 use crate::connection::{ConnectionArgs, Session};
 use crate::error::Outcome;
 use crate::output::Output;
@@ -27,7 +30,12 @@ impl Sync {
     pub(super) async fn run(self, output: &Output) -> Outcome {
         let session = Session::open(&self.connection).await?;
         let watch = Watch::asked(&session).await?;
-        let wanted = stored(&session).await?;
+        let (sound, flawed): (Vec<Opened>, Vec<Opened>) = stored(&session).await?.into_iter().partition(|opened| opened.flaw.is_none());
+        for opened in flawed {
+            let warning = opened.warning(now_s()).unwrap_or_default();
+            output.note(&format!("note: policy {} v{}: {warning}", opened.bundle.policy.policy_id, opened.mark.version));
+        }
+        let wanted: Vec<Wanted> = sound.iter().map(Opened::wanted).collect();
         if wanted.is_empty() {
             output.note("no policies; `lattice-ctl policy put <file>` puts one");
         }

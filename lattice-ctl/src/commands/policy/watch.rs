@@ -19,6 +19,7 @@ use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
 use super::document::Opened;
+use super::lineage::Heard;
 use crate::args;
 use crate::connection::Session;
 use crate::error::Outcome;
@@ -27,6 +28,8 @@ use crate::view::ANSWER_WINDOW;
 
 /// How long hosts are waited for, unless something else is said.
 const PATIENCE: Duration = Duration::from_secs(60);
+/// How long a refusal that was said before a policy was written may be about the document before it: hosts read at once.
+const SETTLING: Duration = Duration::from_secs(2);
 /// Hosts that are named in one line.
 const NAMED: usize = 8;
 
@@ -102,15 +105,29 @@ impl Hosts {
 pub(super) struct Watch {
     heartbeats: BoxStream<'static, Bytes>,
     hosts: Hosts,
+    /// What hosts refused before something was written, and why.
+    former: BTreeSet<(HostId, String)>,
 }
 
 impl Watch {
     /// Listens, and asks every host how it stands.
     pub(super) async fn asked(session: &Session) -> Outcome<Self> {
         let heartbeats = session.lattice.subscribe(subject::heartbeats(session.name())).await?;
-        let mut watch = Self { heartbeats: heartbeats.map(|message| message.payload).boxed(), hosts: Hosts::default() };
+        let mut watch =
+            Self { heartbeats: heartbeats.map(|message| message.payload).boxed(), hosts: Hosts::default(), former: BTreeSet::new() };
         watch.ask(session).await?;
         Ok(watch)
+    }
+
+    /// What hosts say of `policy`.
+    pub(super) fn heard(&self, policy: &ConfigName) -> Heard {
+        let mut heard = Heard::default();
+        for (host, said) in self.hosts.said.values() {
+            if let Some(said) = said {
+                heard.hear(policy, host.name.as_str(), said);
+            }
+        }
+        heard
     }
 
     async fn ask(&mut self, session: &Session) -> Outcome {
@@ -132,11 +149,13 @@ impl Watch {
     ///
     /// # Errors
     /// Names the hosts that do not.
-    pub(super) async fn until_enforced(self, output: &Output, bundle: &Bundle, since: Instant, waiting: &Waiting) -> Outcome {
+    pub(super) async fn until_enforced(mut self, output: &Output, bundle: &Bundle, since: Instant, waiting: &Waiting) -> Outcome {
         if waiting.no_wait {
             return output.print(&Done::stored(bundle));
         }
-        self.until_all(output, vec![Opened::wanted_of(bundle)], since, waiting.patience.get()).await
+        let wanted = Opened::wanted_of(bundle);
+        self.former = self.hosts.stand(std::slice::from_ref(&wanted)).iter().filter_map(Row::refusal).collect();
+        self.until_all(output, vec![wanted], since, waiting.patience.get()).await
     }
 
     /// Waits until every host that was heard, or should be, complies with all of `wanted`, or says that it will not.
@@ -145,10 +164,13 @@ impl Watch {
     /// Names the hosts that do not.
     pub(super) async fn until_all(mut self, output: &Output, wanted: Vec<Wanted>, since: Instant, patience: Duration) -> Outcome {
         let deadline = since + patience;
+        let settled = deadline.min(since + SETTLING);
         let mut live = output.live();
         loop {
             let rows = self.hosts.stand(&wanted);
-            let open: Vec<&Row> = rows.iter().filter(|row| row.is_open()).collect();
+            let settles = Instant::now() < settled;
+            let is_former = |row: &Row| settles && row.refusal().is_some_and(|refusal| self.former.contains(&refusal));
+            let open: Vec<&Row> = rows.iter().filter(|row| row.is_open() || is_former(row)).collect();
             if open.is_empty() {
                 drop(live);
                 return finish(output, &wanted, rows, since.elapsed());
@@ -156,7 +178,8 @@ impl Watch {
             live.show(format!("{} of {} enforce it, waiting for {}", rows.len() - open.len(), rows.len(), names(&open)));
             tokio::select! {
                 Some(report) = self.heartbeats.next() => self.hosts.hear(&report),
-                () = tokio::time::sleep_until(deadline) => return Err(late(&open, patience).into()),
+                () = tokio::time::sleep_until(settled), if settles => {}
+                () = tokio::time::sleep_until(deadline), if !settles => return Err(late(&open, patience).into()),
             }
         }
     }
@@ -184,6 +207,9 @@ impl Row {
         use lattice_core::trust::clock::Standing as Clock;
         let elsewhere = compliance == Compliance::Complies && said.is_some_and(|said| !said.policies.contains_key(&wanted.policy));
         let mut notes: Vec<String> = said.and_then(|said| said.lost.clone().or_else(|| said.no_starts.clone())).into_iter().collect();
+        if let (Compliance::Complies, Some(why)) = (&compliance, said.and_then(|said| said.refused.get(wanted.policy.as_str()))) {
+            notes.push(format!("refused: {why}"));
+        }
         if said.is_some_and(|said| said.clock != Clock::Trusted) {
             notes.push("its clock is wrong".to_owned());
         }
@@ -195,13 +221,21 @@ impl Row {
         matches!(self.compliance, Compliance::Behind { .. } | Compliance::Silent)
     }
 
+    fn refusal(&self) -> Option<(HostId, String)> {
+        match &self.compliance {
+            Compliance::Refuses { why, .. } => Some((self.host_id.clone(), why.clone())),
+            Compliance::Complies | Compliance::Behind { .. } | Compliance::Silent => None,
+        }
+    }
+
     fn words(&self) -> String {
         match &self.compliance {
             Compliance::Complies if self.elsewhere => "not meant".to_owned(),
             Compliance::Complies => "enforced".to_owned(),
             Compliance::Behind { has: Some(has) } => format!("behind: enforces version {has}"),
             Compliance::Behind { has: None } => "behind: has none".to_owned(),
-            Compliance::Refuses { why, .. } => format!("refused: {why}"),
+            Compliance::Refuses { has: Some(has), why } => format!("refused, enforces version {has}: {why}"),
+            Compliance::Refuses { has: None, why } => format!("refused: {why}"),
             Compliance::Silent => "does not answer, or cannot say".to_owned(),
         }
     }
@@ -209,6 +243,11 @@ impl Row {
 
 fn names(rows: &[&Row]) -> String {
     let names: BTreeSet<&str> = rows.iter().map(|row| row.host.as_str()).collect();
+    first_names(&names.into_iter().collect::<Vec<_>>())
+}
+
+/// The first of `names`, and how many more there are.
+pub(super) fn first_names(names: &[&str]) -> String {
     let first: Vec<&str> = names.iter().take(NAMED).copied().collect();
     let more = names.len().saturating_sub(NAMED);
     if more > 0 { format!("{} and {more} more", first.join(", ")) } else { first.join(", ") }
@@ -305,8 +344,14 @@ impl Document for Done {
 pub(super) struct Standing(Vec<Row>);
 
 impl Standing {
-    pub(super) fn of(wanted: &[Wanted], watch: &Watch) -> Self {
-        Self(watch.hosts.stand(wanted))
+    /// How all hosts stand to what is in the store, whether that counts or not.
+    pub(super) fn of(stored: &[Opened], watch: &Watch) -> Self {
+        let rows = stored.iter().flat_map(|opened| {
+            let mut rows = watch.hosts.stand(&[opened.wanted()]);
+            rows.iter_mut().for_each(|row| row.notes.extend(opened.flaw.iter().map(ToString::to_string)));
+            rows
+        });
+        Self(rows.collect())
     }
 }
 
@@ -324,10 +369,10 @@ impl Document for Standing {
     }
 }
 
-/// The newest versions that are in the store and signed.
-pub(super) async fn stored(session: &Session) -> Outcome<Vec<Wanted>> {
+/// What stands in the store, as far as it can be read.
+pub(super) async fn stored(session: &Session) -> Outcome<Vec<Opened>> {
     let stored = session.lattice.read_policies().await?;
-    Ok(stored.values().filter_map(Opened::of).filter(|opened| opened.holds).map(|opened| opened.wanted()).collect())
+    Ok(stored.iter().filter_map(|(policy, stored)| Opened::of(stored, policy, session.name())).collect())
 }
 
 impl Opened {
@@ -342,11 +387,12 @@ pub(super) mod tests {
     use super::*;
     use crate::commands::signing;
     use crate::view::tests::{host, report};
-    use lattice_core::id::{Digest, LatticeName};
+    use lattice_core::id::{Digest, LatticeName, Revision};
     use lattice_core::policy::SecurityPolicy;
     use lattice_core::policy::accept::Mark;
     use lattice_core::policy::rules::Rule;
     use lattice_core::policy::scope::Scope;
+    use lattice_nats::policies::StoredPolicy;
 
     /// A version of the policy `edge` that allows one contract.
     pub(in crate::commands::policy) fn opened(version: u64, allowed: &str) -> Opened {
@@ -369,7 +415,9 @@ pub(super) mod tests {
             revoked_keys: BTreeSet::new(),
             allow_older: BTreeSet::new(),
         };
-        Opened { mark: Mark { version, digest: Digest::of(&bundle.encode()), elsewhere: false }, bundle, holds: true }
+        let mark = Mark { version, digest: Digest::of(&bundle.encode()), elsewhere: false };
+        let stored = StoredPolicy { document: bundle.encode().into(), revision: Revision(version) };
+        Opened { mark, bundle, flaw: None, stored }
     }
 
     /// A heartbeat of host `n` that says what it enforces.
@@ -399,7 +447,12 @@ pub(super) mod tests {
         let silent = "does not answer, or cannot say";
         assert_eq!(
             words(&hosts),
-            ["NEDGE01 enforced", "NEDGE02 refused: wrong signature", &format!("NEDGE03 {silent}"), &format!("NEDGE04 {silent}")]
+            [
+                "NEDGE01 enforced",
+                "NEDGE02 refused, enforces version 3: wrong signature",
+                &format!("NEDGE03 {silent}"),
+                &format!("NEDGE04 {silent}")
+            ]
         );
         let rows = hosts.stand(std::slice::from_ref(&wanted));
         let open: Vec<&Row> = rows.iter().filter(|row| row.is_open()).collect();
