@@ -11,6 +11,7 @@ use lattice_core::id::{ActorId, ConfigName, HostId, LatticeName, Revision};
 use lattice_core::policy::rules::Rule;
 use lattice_core::policy::scope::Scope;
 use lattice_core::policy::{Bundle, SecurityPolicy};
+use lattice_core::timing::MAX_ANSWERED_FAILURES;
 use lattice_core::trust::PublicKey;
 use lattice_core::trust::envelope::{Purpose, seal, signed_bytes};
 use lattice_core::wire::assignment::ProviderKind;
@@ -20,7 +21,7 @@ use lattice_nats::{ConnectOptions, Lattice, connect};
 use nkeys::KeyPair;
 use rustix::process::Signal;
 
-use crate::world::{HostProcess, World, actor, event, eventually, program};
+use crate::world::{HostProcess, World, actor, event, eventually, free_port, program};
 
 /// Who signs.
 struct Issuer {
@@ -301,6 +302,29 @@ async fn a_denied_contract_stops_the_actor_until_a_policy_allows_it_again() {
     world.until_state("kv", "running").await;
     assert_eq!(world.request("site.kv", "set a 2").await, "ok");
     event(&mut events, |event| event.kind == EventKind::PolicyResumed && event.message.contains("kv")).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_policy_keeps_from_an_actor_waits_and_is_nobody_s_fault() {
+    let mut world = World::start().await;
+    let issuer = Issuer::new();
+    let (_host, report) = world.joined_with("NEDGE01", &["--trust-policies", issuer.key.as_str()]).await;
+    // Two ways in, so that it runs on when one of them is shut.
+    world.actor("doors", "two-doors", &report.id, 1).await;
+    world.link("doors", ProviderKind::HttpServer, &[("port", &free_port().to_string())]).await;
+    world.link("doors", ProviderKind::MessagingNats, &[("subscription", "edge.sensor.eu"), ("delivery", "jetstream")]).await;
+    world.running("NEDGE01", "doors").await;
+    issuer.put(&world, 1, &["wasmcloud:messaging/handler"], |_| {}).await;
+    world.enforced(1).await;
+    world.store("edge.sensor.eu", "reading").await;
+    let often = u64::from(MAX_ANSWERED_FAILURES) + 1;
+    let report = world.report("NEDGE01", |report| report.components[&actor("doors")].failed >= often).await;
+    let doors = &report.components[&actor("doors")];
+    assert_eq!((&doors.state, doors.crashes, doors.handled), (&ComponentState::Running, 0, 0), "{doors:?}");
+    issuer.put(&world, 2, &[], |_| {}).await;
+    world.consumed(1).await;
+    // A dead letter would be done with as well, and handled by nobody.
+    world.report("NEDGE01", |report| report.components[&actor("doors")].handled == 1).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
