@@ -152,7 +152,6 @@ pub fn append(component: &mut Vec<u8>, name: &str, data: &[u8]) {
 /// [`SectionError`].
 pub fn token_hash(component: &[u8]) -> Result<String, SectionError> {
     let mut plain = Vec::with_capacity(component.len());
-    preamble(component)?;
     write_plain(&mut plain, component, MAX_DEPTH)?;
     Ok(hex(&Sha256::digest(&plain)).to_ascii_uppercase())
 }
@@ -227,7 +226,7 @@ impl<'a> Section<'a> {
     }
 }
 
-/// The sections of a component or module, one after the other; nothing after the first that does not fit.
+/// The sections of a component or module, one after the other, until the first that does not fit: whoever reads them stops there.
 struct Sections<'a> {
     rest: &'a [u8],
     /// Bytes before `rest`.
@@ -257,14 +256,7 @@ impl<'a> Iterator for Sections<'a> {
     type Item = Result<Section<'a>, SectionError>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        if self.rest.is_empty() {
-            return None;
-        }
-        let section = self.take();
-        if section.is_err() {
-            self.rest = &[];
-        }
-        Some(section)
+        (!self.rest.is_empty()).then(|| self.take())
     }
 }
 
@@ -346,6 +338,7 @@ mod tests {
         check(b"", "no component");
         check(b"\0asm\x01\0\0\0", "no component");
         check(b"\0asm\x0d\0\x01", "no component");
+        check(b"\0elf\x0d\0\x01\0", "no component");
         check(&[EMPTY, &[0]].concat(), "cut or broken: a section at byte 8");
         check(&[EMPTY, &[0, 5, 1]].concat(), "cut or broken");
         check(&[EMPTY, &[0, 0xff, 0xff, 0xff, 0xff, 0x7f]].concat(), "cut or broken");
@@ -382,6 +375,10 @@ mod tests {
         };
         assert_eq!(nested(&padded), nested(&plain));
         assert_eq!(nested(&with(&[("name", b"x"), (OLD_TOKEN_SECTION, b"inner")])), nested(&plain));
+        // In a module the numbers of the sections mean something else.
+        let mut module = b"\0asm\x01\0\0\0".to_vec();
+        write_section(&mut module, COMPONENT, &[0]);
+        assert_ne!(nested(&module), nested(&plain));
         assert_ne!(Carried::read(&padded).unwrap().digest, Carried::read(&plain).unwrap().digest);
     }
 

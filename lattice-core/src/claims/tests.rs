@@ -196,7 +196,9 @@ fn tokens_that_do_not_hold() {
     check(|text| format!("{text}.x"), "three parts");
     check(|text| header(text, r#"{"typ":"jwt","alg":"none"}"#), "algorithm `none`");
     check(|text| header(text, r#"{"typ":"JWT","alg":"HS256"}"#), "algorithm `HS256`");
+    check(|text| header(text, r#"{"typ":"JWS","alg":"Ed25519"}"#), "type `JWS`");
     check(|text| header(text, r#"{"typ":"jwt","alg":"Ed25519","kid":"x"}"#), "unknown field `kid`");
+    check(|text| header(text, r#"{"typ":[[[[[]]]]],"alg":"Ed25519"}"#), "nested deeper");
     // The header of another token under this one's signature.
     check(|text| text.replacen(text.split('.').next().unwrap(), "eyJ0eXAiOiJqd3QiLCJhbGciOiJFZDI1NTE5IiB9", 1), "not signed");
     // Two signatures, of which one is bad: nothing counts.
@@ -212,6 +214,26 @@ fn tokens_that_do_not_hold() {
     check(|text| content(text, |said| said.wascap.as_mut().unwrap().caps.clear()), "other capabilities");
     check(|text| content(text, |said| said.wascap.as_mut().unwrap().rev = Some(9)), "another name or version");
     assert_eq!(with(|text| content(text, |_| {})), "accepted");
+}
+
+#[test]
+fn texts_that_are_too_large() {
+    let large = vec![b' '; MAX_CLAIM_BYTES + 1];
+    assert!(Claim::decode(&large).unwrap_err().contains("at most 16384"));
+    let token = format!("a.{}.c", crate::trust::base64::encode(&large));
+    assert!(token::unverified(&token).unwrap_err().contains("at most 16384"));
+}
+
+#[test]
+fn no_issuer_fills_a_disk_with_names() {
+    let mut marks = Marks::default();
+    let mut claim = Signing::new(b"code").claim;
+    let raised = (0..5000).filter(|n| {
+        claim.name = n.to_string();
+        marks.raise(&claim)
+    });
+    assert_eq!(raised.count(), 4096);
+    assert_eq!(marks.all().count(), 4096);
 }
 
 #[test]

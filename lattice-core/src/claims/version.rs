@@ -32,14 +32,9 @@ impl FromStr for Version {
         let invalid = || InvalidVersion { text: text.chars().take(40).flat_map(char::escape_debug).collect() };
         let mut numbers = [0; 3];
         let mut parts = text.split('.');
-        for (position, number) in numbers.iter_mut().enumerate() {
-            let Some(part) = parts.next() else {
-                if position == 0 {
-                    return Err(invalid());
-                }
-                break;
-            };
-            let plain = !part.is_empty() && part.len() <= 6 && part.bytes().all(|b| b.is_ascii_digit());
+        for number in &mut numbers {
+            let Some(part) = parts.next() else { break };
+            let plain = part.bytes().all(|b| b.is_ascii_digit());
             *number = part.parse().ok().filter(|number| plain && *number <= MAX_PART).ok_or_else(invalid)?;
         }
         if parts.next().is_some() { Err(invalid()) } else { Ok(Self(numbers)) }
@@ -79,7 +74,7 @@ mod tests {
         check("1.4", Some("1.4.0"));
         check("1.4.10", Some("1.4.10"));
         check("999999.0.0", Some("999999.0.0"));
-        for bad in ["", ".", "1.", "1.2.3.4", "v1", "1.0.0-rc.1", "+1", "1000000", "-1", "18446744073709551616", "１"] {
+        for bad in ["", ".", "1.", "1.2.3.4", "v1", "1.0.0-rc.1", "+1", "1000000", "1.0.1000000", "-1", "18446744073709551616", "１"] {
             check(bad, None);
         }
         let order = |a: &str, b: &str| assert!(a.parse::<Version>().unwrap() < b.parse::<Version>().unwrap(), "{a} < {b}");

@@ -13,7 +13,7 @@ use super::force::{InForce, Preset};
 use super::report::Enforced;
 use super::rules::{Point, Rule};
 use super::scope::Facts;
-use super::{Bundle, MAX_BUNDLE_BYTES, SecurityPolicy};
+use super::{Bundle, SecurityPolicy};
 use crate::desired::CorruptKey;
 use crate::id::{ConfigName, Revision};
 use crate::subject;
@@ -50,9 +50,6 @@ impl Posted {
     pub fn insert(&mut self, key: &str, document: &[u8]) -> Result<(), CorruptKey> {
         let Some(policy) = subject::policy_of_key(key) else { return Ok(()) };
         let corrupt = |reason: &str| CorruptKey::new(key, reason);
-        if document.len() > MAX_BUNDLE_BYTES {
-            return Err(corrupt("it is too large"));
-        }
         let envelope = Envelope::read(document).map_err(|error| corrupt(&error.to_string()))?;
         let bundle = Bundle::decode(envelope.unverified()).map_err(|error| corrupt(&error.to_string()))?;
         if bundle.policy.policy_id != policy {
@@ -129,4 +126,30 @@ fn deciding(rules: &[Rule]) -> Vec<Rule> {
     places.sort_unstable();
     places.dedup();
     places.into_iter().filter_map(|place| rules.get(place).cloned()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::policy::tests::{id, signed, with};
+
+    #[test]
+    fn each_document_in_its_place() {
+        let mut posted = Posted::default();
+        let document = signed(&with(1, |_| ()));
+        posted.insert(&subject::policy_key(&id("edge")), &document).unwrap();
+        assert!(posted.insert(&subject::policy_key(&id("other")), &document).unwrap_err().to_string().contains("another policy"));
+        posted.insert("no.policy", &document).unwrap();
+        assert_eq!(posted.bundles().count(), 1);
+    }
+
+    #[test]
+    fn no_more_than_a_host_keeps() {
+        let bundle = |n: usize| with(1, |b| b.policy.policy_id = id(&format!("p{n}")));
+        let mut posted = Posted::new((0..=MAX_POLICIES).map(bundle));
+        assert_eq!(posted.bundles().count(), MAX_POLICIES);
+        let more = bundle(MAX_POLICIES + 1);
+        posted.insert(&subject::policy_key(&more.policy.policy_id), &signed(&more)).unwrap();
+        assert_eq!(posted.bundles().count(), MAX_POLICIES);
+    }
 }

@@ -102,9 +102,8 @@ pub enum Compliance {
 pub fn compliance(wanted: &Wanted, host: &Facts<'_>, said: Option<&Enforced>) -> Compliance {
     let Some(said) = said else { return Compliance::Silent };
     let meant = wanted.scope.covers(host);
-    let known = if meant { &said.policies } else { &said.elsewhere };
     let has = said.policies.get(&wanted.policy).copied();
-    if known.get(&wanted.policy).is_some_and(|version| *version >= wanted.version) || (!meant && has.is_none()) {
+    if has.is_some_and(|version| version >= wanted.version) || (!meant && has.is_none()) {
         return Compliance::Complies;
     }
     match said.refused.get(wanted.policy.as_str()) {

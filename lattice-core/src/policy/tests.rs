@@ -17,7 +17,7 @@ use crate::trust::testing::{Hashes, key, sign};
 const NOW: u64 = 1_795_000_000;
 const DAY: u64 = 86_400;
 
-fn id(text: &str) -> ConfigName {
+pub(crate) fn id(text: &str) -> ConfigName {
     ConfigName::new(text).unwrap()
 }
 
@@ -47,7 +47,7 @@ fn bundle(version: u64) -> Bundle {
     }
 }
 
-fn with(version: u64, change: impl FnOnce(&mut Bundle)) -> Bundle {
+pub(crate) fn with(version: u64, change: impl FnOnce(&mut Bundle)) -> Bundle {
     let mut bundle = bundle(version);
     change(&mut bundle);
     bundle
@@ -58,7 +58,7 @@ fn signed_by(bundle: &Bundle, signer: &PublicKey) -> Vec<u8> {
     seal(&bundle.issuer, &sign(signer, &signed_bytes(Purpose::Policy, &body)), &body)
 }
 
-fn signed(bundle: &Bundle) -> Vec<u8> {
+pub(crate) fn signed(bundle: &Bundle) -> Vec<u8> {
     signed_by(bundle, &bundle.issuer)
 }
 

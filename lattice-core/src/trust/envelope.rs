@@ -94,7 +94,7 @@ impl<'a> Envelope<'a> {
     /// # Errors
     /// [`EnvelopeError`]; nothing of the document itself is looked at.
     pub fn read(bytes: &'a [u8]) -> Result<Self, EnvelopeError> {
-        let line = bytes.iter().take(MAX_HEADER_BYTES).position(|byte| *byte == b'\n').ok_or(EnvelopeError::NoHeader)?;
+        let line = bytes.iter().position(|byte| *byte == b'\n').ok_or(EnvelopeError::NoHeader)?;
         let (header, rest) = bytes.split_at(line);
         let failed = |reason: String| EnvelopeError::Header { reason };
         let header: Header = json::parse(header, MAX_HEADER_BYTES, 1).map_err(|error| failed(error.to_string()))?;
@@ -163,7 +163,9 @@ mod tests {
         check("", "no line");
         check(good.lines().next().unwrap(), "no line");
         check(&" ".repeat(MAX_HEADER_BYTES + 1), "no line");
+        check(&format!("{}\n", " ".repeat(MAX_HEADER_BYTES + 1)), "at most");
         check("{}\n", "missing field");
+        check("{\"v\":[1]}\n", "nested deeper");
         check(&good.replace("\"v\":1", "\"v\":2"), "version 2");
         check(&good.replace("\"v\":1", "\"v\":1,\"alg\":\"none\""), "unknown field `alg`");
         check(&good.replace("\"v\":1", "\"v\":1,\"v\":1"), "duplicate field");

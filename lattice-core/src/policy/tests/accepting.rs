@@ -112,6 +112,7 @@ fn scopes() {
     for bad in ["", "eu", "region=", "region=a b", "label=x", "label:=x", "label:a=", "host=*", "ALL", "label:a=\n"] {
         assert!(bad.parse::<Scope>().is_err(), "{bad}");
     }
+    assert!(format!("label:a={}", "b".repeat(129)).parse::<Scope>().is_err());
 }
 
 #[test]
@@ -125,6 +126,16 @@ fn a_newer_version_for_others_takes_the_older_one_away() {
     assert_eq!((host.version(), host.holding.lost()), (None, None));
     assert!(host.why(&signed(&bundle(2))).contains("older than 3"), "what is for others counts, too");
     assert_eq!(host.restarted(|_, _| ()).holding, host.holding);
+}
+
+/// So many keys, none like another.
+fn keys_by_number(count: usize) -> impl Iterator<Item = PublicKey> {
+    let letter = |digit: usize| char::from(b'A' + u8::try_from(digit).unwrap());
+    (0..count).map(move |n| PublicKey::new(format!("A{}{}{}", letter(n / 26), letter(n % 26), "X".repeat(53))).unwrap())
+}
+
+fn permit(number: usize) -> Permit {
+    Permit { name: number.to_string(), digest: crate::id::Digest::of(b"code") }
 }
 
 #[test]
@@ -153,6 +164,11 @@ fn documents_that_make_no_sense() {
     check(format!("{text} x"), "trailing");
     let many = with(2, |b| b.policy.denied_contracts = vec![Rule::new("a").unwrap(); MAX_RULES]);
     assert!(host.why(&signed(&many)).contains("10001 rules"));
+    let keys = with(2, |b| b.revoked_keys = keys_by_number(MAX_KEYS + 1).collect());
+    assert!(host.why(&signed(&keys)).contains("revokes more than 256 keys"));
+    let permits = with(2, |b| b.allow_older = (0..=MAX_KEYS).map(permit).collect());
+    assert!(host.why(&signed(&permits)).contains("more than 256 pieces"));
+    assert!(Bundle::decode(&vec![b' '; MAX_BUNDLE_BYTES + 1]).unwrap_err().to_string().contains("at most 786432"));
     assert!(host.why(&vec![b'x'; MAX_BUNDLE_BYTES + 1]).contains("at most 786432"));
     assert!(host.why(b"").contains("no line"));
     assert_eq!(host.version(), Some(1));

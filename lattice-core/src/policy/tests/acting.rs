@@ -10,7 +10,7 @@ use super::*;
 use crate::admission::ComponentShape;
 use crate::contract::Contract;
 use crate::id::{ActorId, Digest, LinkName, ProviderId};
-use crate::link::{KindSettings, LinkSpec};
+use crate::link::{KindSettings, LinkSpec, StoreSettings};
 use crate::trust::clock::Standing;
 use crate::wire::assignment::{Assignment, ComponentAssignment, InstancePolicy, Limits, LinkAssignment};
 
@@ -281,6 +281,12 @@ fn who_complies() {
     host.takes(&with(3, |b| b.scope = "region=us".parse().unwrap()));
     assert_eq!(stands(&host, &wanted(3, "region=us"), &[]), Compliance::Complies);
     assert_eq!(compliance(&wanted(3, "all"), &host.facts(), None), Compliance::Silent);
+    assert_eq!(said(&host, &[("edge", &"x".repeat(1000))]).refused["edge"].len(), 300);
+}
+
+#[test]
+fn the_control_plane_s_buckets_are_for_system_actors_alone() {
+    assert!(effects::is_system_link(&KindSettings::Store(StoreSettings::default())));
 }
 
 #[test]
