@@ -143,6 +143,8 @@ mod tests {
         check(b"\0asm\x01\0\0\0", ErrorCode::InvalidComponent, "core WebAssembly module");
         check(EMPTY, ErrorCode::InvalidComponent, "exports neither");
         check(&[EMPTY, b"\x0b\xff\xff"].concat(), ErrorCode::InvalidComponent, "not a valid component");
+        // A module with a function of a type that is not there.
+        check(&[EMPTY, b"\x01\x0c\0asm\x01\0\0\0\x03\x02\x01\0"].concat(), ErrorCode::InvalidComponent, "not a valid component");
     }
 
     #[test]
@@ -151,6 +153,13 @@ mod tests {
         assert_eq!(problem.code, ErrorCode::ImagePull);
         assert!(problem.message.starts_with("actor start failed: image pull: /no/such/file.wasm"), "{problem:?}");
         assert!(read(Path::new("/tmp")).unwrap_err().message.contains("it is no file"));
+    }
+
+    #[test]
+    fn no_more_is_read_than_shows_that_it_is_too_much() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        file.as_file().set_len(MAX_COMPONENT_BYTES + 100).unwrap();
+        assert_eq!(u64::try_from(read_bounded(file.path()).unwrap().len()).unwrap(), MAX_COMPONENT_BYTES + 1);
     }
 
     #[test]

@@ -3,6 +3,8 @@
 
 mod support;
 
+use std::os::unix::fs::PermissionsExt as _;
+
 use lattice_core::claims::sections::{self, CLAIM_SECTION, Carried, TOKEN_SECTION};
 use serde_json::json;
 use support::{Desk, component};
@@ -48,6 +50,8 @@ fn signed_inspected_and_believed() {
     let validity = inspected["claim"]["expires"].as_u64().unwrap() - inspected["claim"]["issued_at"].as_u64().unwrap();
     assert_eq!(validity, 30 * 86_400);
     assert!(desk.run(&["claim", "inspect", FILE]).ok().out.contains("Allows     wasmcloud:keyvalue, wasmcloud:messaging"));
+    // Nothing may be allowed, too.
+    assert_eq!(sign(&desk, &["--allow", ""]).ok().json()["claim"]["allow"], json!([]));
     // The code is as it was.
     assert_eq!(sections::strip(&desk.read(FILE)).unwrap(), component("one"));
 }
@@ -67,6 +71,10 @@ fn what_is_not_given_is_taken_from_the_claim_that_is_there() {
     // The name of a file that was never signed, somewhere else.
     desk.write("other_file.wasm", component("two"));
     desk.run(&["claim", "sign", "other_file.wasm", "-d", "signed.wasm"]).ok();
+    let mode = std::fs::Permissions::from_mode(0o640);
+    std::fs::set_permissions(desk.path("signed.wasm"), mode.clone()).unwrap();
+    desk.run(&["claim", "sign", "other_file.wasm", "-d", "signed.wasm"]).ok();
+    assert_eq!(std::fs::metadata(desk.path("signed.wasm")).unwrap().permissions().mode() & 0o777, mode.mode());
     assert_eq!(desk.read("other_file.wasm"), component("two"));
     let other = desk.run(&["claim", "inspect", "signed.wasm", "-o", "json"]).ok().json();
     assert_eq!((&other["claim"]["name"], &other["claim"]["revision"]), (&json!("other-file"), &json!(0)));

@@ -352,7 +352,8 @@ fn files_that_make_no_sense() {
     let many = format!(r#"{{"policy_id":"a","version":1,"allowed_contracts":[{}"a"]}}"#, r#""a","#.repeat(10_000));
     check(&many, "10001 rules, at most 10000");
     check(&format!("{}{}", "[".repeat(100_000), "]".repeat(100_000)), "nested deeper");
-    check(&" ".repeat(800_000), "at most");
+    // No more is read than shows that it is too much.
+    check(&" ".repeat(800_000), "786433 bytes of JSON, at most 786432");
     // Small enough by itself, and not with what a signature adds.
     let rule = format!(r#""{}","#, "x".repeat(100));
     let rules = rule.repeat((lattice_core::policy::MAX_BUNDLE_BYTES - 100) / rule.len());
@@ -364,6 +365,8 @@ fn files_that_make_no_sense() {
     world.policy(&["put", "policy.json", "--issuer", "keys/user.nk"]).fails(2, "needed is: account or operator");
     world.policy(&["put", "policy.json", "--scope", "everywhere"]).fails(2, "scope `everywhere`");
     world.policy(&["put", "policy.json", "--allow-older", "edge"]).fails(2, "<name>=<digest>");
+    let nameless = format!(" =sha256:{}", "a".repeat(64));
+    world.policy(&["put", "policy.json", "--allow-older", &nameless]).fails(2, "the name is empty");
     assert!(world.policy(&["put", "policy.json", "--no-wait"]).ok().err.contains("rule `wasmcloud:keyvalu` fits no contract"));
 }
 
@@ -449,6 +452,17 @@ fn what_hosts_refuse_shuts_nobody_out_and_is_not_signed_again() {
     world.policy(&["put", "policy.json", "--bump"]).ok();
     world.until_status("enforced");
     assert_eq!(world.history().last().unwrap()["version"], 7);
+}
+
+#[test]
+fn what_ends_soon_is_signed_anew() {
+    let world = World::start();
+    world.file(1, &[]);
+    world.policy(&["put", "policy.json", "--expires", "10d", "--no-wait"]).ok();
+    world.policy(&["put", "policy.json", "--bump", "--no-wait"]).ok();
+    world.policy(&["put", "policy.json", "--bump", "--no-wait"]).ok();
+    let versions: Vec<serde_json::Value> = world.history().iter().map(|version| version["version"].clone()).collect();
+    assert_eq!(versions, [1, 2]);
 }
 
 #[test]

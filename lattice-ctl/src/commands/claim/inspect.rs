@@ -132,3 +132,43 @@ fn token_lines(said: &Said) -> Vec<(&'static str, String)> {
         ("Signature", "none: a wascap token alone is not enough for a host".to_owned()),
     ]
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::commands::signing::public;
+    use lattice_core::trust::envelope::{seal, signed_bytes};
+    use nkeys::KeyPair;
+
+    #[test]
+    fn how_a_signature_stands() {
+        let (account, other) = (KeyPair::new_account(), KeyPair::new_account());
+        let digest = Digest::of(b"code");
+        let claim = Claim {
+            name: "edge".to_owned(),
+            version: "1.0.0".parse().unwrap(),
+            revision: 0,
+            digest: digest.clone(),
+            allow: BTreeSet::new(),
+            issued_at: 1,
+            not_before: 1,
+            expires: 2,
+            issuer: public(&account).unwrap(),
+            subject: public(&KeyPair::new_module()).unwrap(),
+            lattice: None,
+        };
+        let check = |issuer: &KeyPair, signer: &KeyPair, body: &[u8], digest: &Digest, expected: &str| {
+            let signature = signer.sign(&signed_bytes(Purpose::Claim, body)).unwrap();
+            let sealed = String::from_utf8(seal(&public(issuer).unwrap(), &signature, body)).unwrap();
+            let found = super::signature(&sealed, digest);
+            assert!(found.starts_with(expected), "{found} ~ {expected}");
+        };
+        let body = claim.encode();
+        check(&account, &account, &body, &digest, "holds");
+        check(&account, &account, &body, &Digest::of(b"other"), "holds, but the code was changed");
+        check(&account, &account, b"{}", &digest, "holds, over a claim that makes no sense");
+        check(&account, &other, &body, &digest, "is wrong");
+        check(&other, &other, &body, &digest, "is by somebody else");
+        assert!(signature("{", &digest).starts_with("cannot be read"));
+    }
+}

@@ -6,19 +6,18 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 use lattice_core::admission::ComponentShape;
-use lattice_core::claims::marks::Marks;
 use lattice_core::claims::sections::{self, Carried};
-use lattice_core::claims::{Claim, Rules, Version, verify};
+use lattice_core::claims::{Claim, Version};
 use lattice_core::contract::Contract;
 use lattice_core::error::{ErrorCode, Problem};
 use lattice_core::id::LatticeName;
-use lattice_core::trust::clock::{MAX_SKEW_S, Time};
+use lattice_core::trust::clock::MAX_SKEW_S;
 use lattice_core::trust::envelope::Purpose;
-use lattice_core::trust::{KeyKind, Place, PublicKey};
+use lattice_core::trust::{KeyKind, PublicKey};
 use nkeys::KeyPair;
 
 use super::{Described, carried, component};
-use crate::commands::signing::{self, Issuer, Nkeys, now_s, validity};
+use crate::commands::signing::{self, Issuer, now_s, validity};
 use crate::error::Outcome;
 use crate::output::Output;
 use crate::problems;
@@ -91,7 +90,6 @@ impl Sign {
         let claim = self.claim(&bare, &artifact.shape, before, signer.public())?;
         let signed = signing::sign_component(bare, &claim, &signer)?;
         let carried = carried(&self.file, &signed)?;
-        check(&carried, &claim)?;
         let path = self.destination.as_deref().unwrap_or(&self.file);
         write(path, &signed).map_err(|error| problems::path("component", path, &error))?;
         for contract in unlisted(&claim, &artifact.shape) {
@@ -162,15 +160,6 @@ fn used(shape: &ComponentShape) -> BTreeSet<String> {
 
 fn unlisted(claim: &Claim, shape: &ComponentShape) -> Vec<String> {
     used(shape).into_iter().filter(|text| Contract::parse(text).is_ok_and(|contract| !claim.allows(contract))).collect()
-}
-
-/// Whether a host that trusts the issuer would take it, now or when it becomes valid.
-fn check(carried: &Carried, claim: &Claim) -> Result<(), Problem> {
-    let (trusted, none, permits) = (BTreeSet::from([claim.issuer.clone()]), BTreeSet::new(), BTreeSet::new());
-    let lattice = claim.lattice.clone().map_or_else(|| LatticeName::new("default"), Ok).map_err(|error| problems::name(&error))?;
-    let place = Place { lattice: &lattice, time: Time::exact(claim.not_before) };
-    let rules = Rules { trusted: &trusted, revoked: &none, permits: &permits, marks: &Marks::default(), place };
-    verify(carried, &rules, &Nkeys).map(drop).map_err(|refused| Problem::new(ErrorCode::Failed, format!("signing failed: {refused}")))
 }
 
 fn failed(path: &Path, error: &sections::SectionError) -> Problem {
