@@ -10,9 +10,9 @@ use crate::clock;
 /// No build of this program is older: 2025-01-01, in seconds since 1970.
 const NEVER_BEFORE_S: u64 = 1_735_689_600;
 
-/// When this program was built, as whoever built it says, in seconds since 1970.
-fn built_s() -> u64 {
-    option_env!("SOURCE_DATE_EPOCH").and_then(|text| text.parse().ok()).unwrap_or(NEVER_BEFORE_S).max(NEVER_BEFORE_S)
+/// When this program was built, as whoever built it has said, in seconds since 1970. Some builds say 1970 or 1980.
+fn built_s(said: Option<&str>) -> u64 {
+    said.and_then(|text| text.parse().ok()).unwrap_or(NEVER_BEFORE_S).max(NEVER_BEFORE_S)
 }
 
 /// Shared by whoever judges.
@@ -44,7 +44,7 @@ impl Clock {
 
     /// The time, as far as it can be relied on.
     pub(crate) fn now(&self) -> Time {
-        Time::of(&self.look().0)
+        Time::of(&self.lock().look((self.wall)()).0)
     }
 
     /// Takes note of what the server's clock says.
@@ -54,25 +54,29 @@ impl Clock {
 
     /// Raises the floor by what has passed, and to the time at which something was signed that has been verified. Returns it.
     pub(crate) fn advance(&self, signed_s: Option<u64>) -> u64 {
-        let (reading, passed) = self.look();
+        // Held from the look on, so that nobody raises it in between.
+        let mut state = self.lock();
+        let (reading, passed) = state.look((self.wall)());
         // What has passed is in the reading already.
         let floor = reading.next_floor(0, signed_s);
-        let mut state = self.lock();
-        state.floor = (floor.max(state.floor.0), state.floor.1.checked_add(passed).unwrap_or(state.floor.1));
-        state.floor.0
-    }
-
-    fn look(&self) -> (Reading, Duration) {
-        let (now, state) = (Instant::now(), self.lock());
-        let since = |at: Instant| now.saturating_duration_since(at);
-        let later = |(at_s, at): (u64, Instant)| at_s.saturating_add(since(at).as_secs());
-        let passed = Duration::from_secs(since(state.floor.1).as_secs());
-        let reading = Reading { wall_s: (self.wall)(), built_s: built_s(), floor_s: later(state.floor), server_s: state.server.map(later) };
-        (reading, passed)
+        state.floor = (floor, state.floor.1.checked_add(passed).unwrap_or(state.floor.1));
+        floor
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    /// What is known of the time, and how long ago the floor was.
+    fn look(&self, wall_s: u64) -> (Reading, Duration) {
+        let now = Instant::now();
+        let since = |at: Instant| now.saturating_duration_since(at);
+        let later = |(at_s, at): (u64, Instant)| at_s.saturating_add(since(at).as_secs());
+        let passed = Duration::from_secs(since(self.floor.1).as_secs());
+        let built_s = built_s(option_env!("SOURCE_DATE_EPOCH"));
+        (Reading { wall_s, built_s, floor_s: later(self.floor), server_s: self.server.map(later) }, passed)
     }
 }
 
@@ -105,6 +109,14 @@ mod tests {
         assert_eq!((time.exact, time.clock), (true, Standing::Apart));
         assert!(time.now_s < NOW + 100);
         assert!(clock.advance(None) < NOW + 100, "the floor never follows the machine's clock");
+    }
+
+    #[test]
+    fn no_build_is_older_than_the_program() {
+        assert_eq!(built_s(None), NEVER_BEFORE_S);
+        assert_eq!(built_s(Some("315532800")), NEVER_BEFORE_S, "1980");
+        assert_eq!(built_s(Some("yesterday")), NEVER_BEFORE_S);
+        assert_eq!(built_s(Some("1795000000")), NOW);
     }
 
     #[test]

@@ -154,6 +154,16 @@ fn what_was_lost_denies_everything_until_it_was_read_again() {
 }
 
 #[test]
+fn it_looks_again_now_and_then_and_when_a_policy_ends() {
+    let desk = Desk::new();
+    let mut warden = desk.warden(|| NOW);
+    assert_eq!(warden.stays(), RESYNC_INTERVAL);
+    warden.handle_read(&desk.policy(1, &[], Scope::All));
+    assert_eq!(warden.stays(), RESYNC_INTERVAL, "it ends in a day");
+    assert!(desk.warden(|| NOW + DAY - 5).stays() <= Duration::from_secs(5));
+}
+
+#[test]
 fn a_clock_that_is_years_behind() {
     let desk = Desk::new();
     let mut warden = desk.warden(|| 1_000_000);
