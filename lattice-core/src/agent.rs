@@ -7,6 +7,7 @@
 //! shape is admissible, every import that needs a link has one to a provider that works here, and nobody holds it.
 
 pub mod crashes;
+pub mod plan_gate;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;

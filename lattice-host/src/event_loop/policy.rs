@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use lattice_core::agent::Known;
+use lattice_core::agent::plan_gate::PlanGate;
 use lattice_core::claims::Claim;
 use lattice_core::error::{ErrorCode, Problem};
 use lattice_core::id::ActorId;
@@ -14,7 +15,6 @@ use lattice_core::link::KindSettings;
 use lattice_core::policy::effects::{self, Change, Effect};
 use lattice_core::policy::force::InForce;
 use lattice_core::policy::rules::Point;
-use lattice_core::timing::OFFLINE_START_AFTER;
 use lattice_core::wire::assignment::{Assignment, ComponentAssignment};
 use lattice_core::wire::event::EventKind;
 
@@ -27,27 +27,16 @@ pub(crate) struct PolicyDesk {
     told: Told,
     /// What was in force when actors were judged last.
     force: std::sync::Arc<InForce>,
-    /// Whether anybody may sign policies for this host: then it complies before it starts anything.
-    awaited: bool,
-    /// Whether the store's policies were read since the connection is there.
-    read: bool,
-    connected_at: Option<Duration>,
-    /// The plan that waits for the policies.
-    deferred: Option<Option<Box<Assignment>>>,
+    /// The host complies before it starts anything.
+    gate: PlanGate<Option<Box<Assignment>>>,
     /// Why code was refused by its claim, so that each refusal is said once.
     refused_claims: BTreeMap<ActorId, String>,
 }
 
 impl PolicyDesk {
-    /// What the warden has restored from disk.
+    /// What the warden has restored from disk, and whether anybody may sign policies for this host.
     pub(crate) fn new(told: Told, force: std::sync::Arc<InForce>, awaited: bool) -> Self {
-        Self { told, force, awaited, read: false, connected_at: None, deferred: None, refused_claims: BTreeMap::new() }
-    }
-
-    /// Until when a plan waits for the policies, if it does.
-    pub(super) fn waits_until(&self) -> Option<Duration> {
-        let from = self.connected_at.filter(|_| self.awaited && !self.read)?;
-        Some(from.saturating_add(OFFLINE_START_AFTER))
+        Self { told, force, gate: PlanGate::new(awaited), refused_claims: BTreeMap::new() }
     }
 
     pub(super) fn enforced(&self) -> lattice_core::policy::report::Enforced {
@@ -56,42 +45,42 @@ impl PolicyDesk {
 
     /// When a plan that waits is taken all the same.
     pub(super) fn poll_timeout(&self) -> Option<Duration> {
-        self.deferred.as_ref().and(self.waits_until())
+        self.gate.poll_timeout()
     }
 }
 
 impl EventLoop {
     /// The connection has come, or gone.
     pub(super) fn note_connection(&mut self, connected: bool) {
-        self.policy.read = false;
-        self.policy.connected_at = connected.then(|| self.now());
-        if !connected && let Some(deferred) = self.policy.deferred.take() {
-            // It would be read again; what the host has on disk counts until then.
-            self.kept = self.kept.take().or(deferred);
+        let now = self.now();
+        if connected {
+            self.policy.gate.handle_connected(now);
+        } else if let Some(waited) = self.policy.gate.handle_disconnected() {
+            self.kept = self.kept.take().or(waited);
         }
     }
 
-    /// A plan from the store: taken once the policies were read, or as long as they cannot be.
+    /// A plan from the store.
     pub(super) fn offer_plan(&mut self, assignment: Option<Box<Assignment>>) {
-        if self.policy.waits_until().is_some_and(|until| self.now() < until) {
-            self.policy.deferred = Some(assignment);
-        } else {
-            self.policy.deferred = None;
+        let now = self.now();
+        if let Some(assignment) = self.policy.gate.handle_plan(assignment, now) {
             self.handle_plan(assignment);
         }
     }
 
     /// Takes the plan that waited, if it need not wait any more.
     pub(super) fn release_plan(&mut self) {
-        let waits = self.policy.waits_until().is_some_and(|until| self.now() < until);
-        if !waits && let Some(assignment) = self.policy.deferred.take() {
+        let now = self.now();
+        if let Some(assignment) = self.policy.gate.poll(now) {
             self.handle_plan(assignment);
         }
     }
 
     /// Policies were read or have changed, or time has passed that matters to them.
     pub(super) fn handle_policy(&mut self, told: Told) {
-        self.policy.read |= told.read && self.policy.connected_at.is_some();
+        if told.read {
+            self.policy.gate.handle_policies_read();
+        }
         let changed = self.policy.told.enforced != told.enforced;
         let news = std::mem::take(&mut self.policy.told.news);
         self.policy.told = told;

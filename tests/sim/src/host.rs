@@ -153,7 +153,7 @@ impl Host {
             wake: None,
             followed: Generation(0),
             slot_starts: 0,
-            policies: Policies::restore(self),
+            policies: Policies::restore(self, env.fault != Some(Fault::StartsBeforePolicies)),
             incarnation: own.clone(),
         });
         self.subscribe(env);

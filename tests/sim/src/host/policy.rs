@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use lattice_core::agent::Known;
+use lattice_core::agent::plan_gate::PlanGate;
 use lattice_core::contract::Contract;
 use lattice_core::desired::Desired;
 use lattice_core::fault::Fault;
@@ -42,11 +43,9 @@ pub(super) struct Policies {
     read_again: bool,
     /// Counts reads, so that only the last one's timer counts.
     resync: u32,
-    /// Whether they were read since the connection is there.
-    read: bool,
-    connected_at: Option<Duration>,
-    /// The plan that waits for them.
-    deferred: Option<Assignment>,
+    gate: PlanGate<Assignment>,
+    /// For the rule: since when there is a connection, unless they were read over it.
+    unread_since: Option<Duration>,
 }
 
 /// Does something with the question that every check of a document asks.
@@ -57,8 +56,8 @@ fn judged<T>(host: &Host, question: impl FnOnce(&Judge<'_>) -> T) -> T {
 }
 
 impl Policies {
-    /// From what is on the disk.
-    pub(super) fn restore(host: &Host) -> Self {
+    /// From what is on the disk; `awaited`: plans wait for them.
+    pub(super) fn restore(host: &Host, awaited: bool) -> Self {
         let (marks, documents) = match &host.policies {
             Some((marks, documents)) => (Stored::Found(marks.clone()), Stored::Found(documents.clone())),
             None => (Stored::Absent, Stored::Absent),
@@ -72,9 +71,8 @@ impl Policies {
             reading: false,
             read_again: false,
             resync: 0,
-            read: false,
-            connected_at: None,
-            deferred: None,
+            gate: PlanGate::new(awaited),
+            unread_since: None,
         }
     }
 
@@ -88,9 +86,9 @@ impl Policies {
         self.holding.marks().get(&name()).map_or(0, |mark| mark.version)
     }
 
-    /// Whether a plan waits for them.
+    /// Whether it is too early to follow a plan.
     pub(super) fn are_awaited(&self, now: Duration) -> bool {
-        self.connected_at.is_some_and(|at| !self.read && now < at.saturating_add(OFFLINE_START_AFTER))
+        self.unread_since.is_some_and(|at| now < at.saturating_add(OFFLINE_START_AFTER))
     }
 }
 
@@ -103,14 +101,14 @@ impl Host {
     pub(super) fn note_connection(&mut self, connected: bool, env: &mut Env) {
         let now = self.clock.now(env.now);
         let Some(process) = &mut self.process else { return };
-        process.policies.read = false;
-        process.policies.connected_at = connected.then_some(now);
+        process.policies.unread_since = connected.then_some(now);
         if connected {
+            process.policies.gate.handle_connected(now);
             let until = self.clock.when(now.saturating_add(OFFLINE_START_AFTER));
             env.at(until, Event::Host(self.ix, self.boot, HostEvent::Release));
             self.read_policies(env);
-        } else if let Some(deferred) = process.policies.deferred.take() {
-            process.kept.get_or_insert(deferred);
+        } else if let Some(waited) = process.policies.gate.handle_disconnected() {
+            process.kept.get_or_insert(waited);
         }
     }
 
@@ -138,7 +136,8 @@ impl Host {
         let number = policies.resync;
         let pause = match reply {
             Reply::Listed(entries, _) => {
-                policies.read = true;
+                policies.unread_since = None;
+                policies.gate.handle_policies_read();
                 self.offer(entries.iter().map(|(_, document, _)| &**document), env);
                 self.release_plan(env);
                 if again { 1 } else { RESYNC_INTERVAL.as_millis() as Millis }
@@ -197,22 +196,21 @@ impl Host {
         verdict(&process.policies.force, known)
     }
 
-    /// A plan from the store: taken once the policies were read, or as long as they cannot be.
+    /// A plan from the store.
     pub(super) fn offer_plan(&mut self, assignment: Assignment, env: &mut Env) {
         let now = self.clock.now(env.now);
-        let Some(process) = &mut self.process else { return };
-        if process.policies.are_awaited(now) && env.fault != Some(Fault::StartsBeforePolicies) {
-            process.policies.deferred = Some(assignment);
-        } else {
-            process.policies.deferred = None;
+        let taken = self.process.as_mut().and_then(|process| process.policies.gate.handle_plan(assignment, now));
+        if let Some(assignment) = taken {
             self.follow(assignment, false, env);
         }
     }
 
     /// Takes the plan that waited, if it need not wait any more.
     pub(super) fn release_plan(&mut self, env: &mut Env) {
-        let Some(deferred) = self.process.as_mut().and_then(|process| process.policies.deferred.take()) else { return };
-        self.offer_plan(deferred, env);
+        let now = self.clock.now(env.now);
+        if let Some(assignment) = self.process.as_mut().and_then(|process| process.policies.gate.poll(now)) {
+            self.follow(assignment, false, env);
+        }
     }
 
     /// Nothing runs that the policies in force stop.
