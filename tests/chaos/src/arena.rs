@@ -40,6 +40,12 @@ pub(crate) const FENCED_BUCKET: &str = "chaos-fenced";
 const STRICT_BUCKET: &str = "chaos-strict";
 /// Copies of each stream in a cluster.
 const COPIES: usize = 3;
+/// What is asked, and kept under which name, where something did not hold.
+const SAID: [(&str, &str); 3] = [
+    ("failover-actor.log", "logs lattice-failover --limit 1000"),
+    ("scheduler-actor.log", "logs lattice-scheduler --limit 1000"),
+    ("failovers.json", "failover history -o json"),
+];
 /// How long copies may take to be up to date again.
 const IN_STEP_WITHIN: Duration = Duration::from_secs(60);
 /// Patience with one list of streams.
@@ -374,6 +380,10 @@ impl Drop for Arena {
         }
         if let Some(folder) = &self.logs {
             logs::keep(self.world.folder(), folder);
+            for (name, line) in SAID {
+                let ran = self.ctl(line);
+                let _ = std::fs::write(folder.join(name), ran.out + &ran.err);
+            }
         }
         // Workers first, so that nobody makes plans for them while the rest goes down.
         self.workers.clear();
