@@ -100,17 +100,6 @@ struct Component {
     forbidden: bool,
 }
 
-/// What is known of one actor: what whoever judges it needs.
-#[derive(Debug, Clone, Copy)]
-pub struct Known<'a> {
-    /// What it shall be.
-    pub spec: &'a ComponentAssignment,
-    /// What its component imports and exports, once its code is loaded.
-    pub shape: Option<&'a ComponentShape>,
-    /// Why it is held.
-    pub held: Option<&'a str>,
-}
-
 impl Component {
     /// The state that it is in.
     fn standing(&self) -> Result<ComponentState, Obstacle> {
@@ -120,6 +109,17 @@ impl Component {
             state @ (ComponentState::Starting | ComponentState::Running | ComponentState::Waiting(_)) => Ok(state.clone()),
         }
     }
+}
+
+/// What is known of one actor: what whoever judges it needs.
+#[derive(Debug, Clone, Copy)]
+pub struct Known<'a> {
+    /// What it shall be.
+    pub spec: &'a ComponentAssignment,
+    /// What its component imports and exports, once its code is loaded.
+    pub shape: Option<&'a ComponentShape>,
+    /// Why it is held.
+    pub held: Option<&'a str>,
 }
 
 #[derive(Debug)]
@@ -504,7 +504,6 @@ fn next_state(
     settings: &ComponentAssignment,
     troubles: &BTreeMap<Contract, String>,
 ) -> Result<ComponentState, Obstacle> {
-    let failed = |why: String| Err(Obstacle::Failed(why));
     if let Some(held) = &component.held {
         let why = if let Code::Failed { obstacle, .. } = &component.code { obstacle.why() } else { held };
         return Err(Obstacle::Forbidden(why.to_owned()));
@@ -518,7 +517,7 @@ fn next_state(
         Code::Loaded(shape) => shape,
     };
     if let Err(error) = admission::check_shape(shape) {
-        return failed(error.to_string());
+        return Err(Obstacle::Failed(error.to_string()));
     }
     let linked: BTreeSet<Contract> = settings.links.iter().map(|link| link.contract).collect();
     if let Some(missing) = admission::missing_links(shape, &linked).first() {
