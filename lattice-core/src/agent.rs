@@ -4,21 +4,28 @@
 //! ([`Agent::poll_action`]). Nothing here waits, reads a clock or touches the network.
 //!
 //! **Invariants.** The generation of the assignment in force never falls. An actor runs only while its code is loaded, its
-//! shape is admissible, every import that needs a link has one to a provider that works here, and nobody holds it.
+//! shape is admissible, every import that needs a link has one to a provider that works here, and neither its claim nor a
+//! policy forbids it: what is forbidden is never told to run.
 
+mod component;
 pub mod crashes;
 pub mod plan_gate;
+mod policies;
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
 use std::time::Duration;
 
-use crate::admission::{self, ComponentShape};
 use crate::contract::Contract;
+use crate::fault::Faults;
 use crate::id::{ActorId, Digest, Generation, HostId, Incarnation, ProviderId};
+use crate::policy::force::InForce;
 use crate::timing::{LOAD_BACKOFF, MAX_LOAD_BACKOFF};
 use crate::wire::assignment::{Assignment, ComponentAssignment, LinkAssignment, ProviderAssignment};
 use crate::wire::event::EventKind;
 use crate::wire::report::ComponentState;
+use component::{Code, Component, Running};
+pub use component::{LoadedCode, Obstacle};
 
 /// Something the host shall do now.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -42,6 +49,8 @@ pub enum Action {
     Report,
     /// Record a state change.
     Record(EventKind, String, BTreeMap<String, String>),
+    /// Write down for the audit what an actor is or is not allowed.
+    Audit(ActorId, String),
 }
 
 /// Why an assignment is not taken.
@@ -61,72 +70,6 @@ pub enum Refusal {
     /// It is for another host.
     #[error("assignment is for host {0}")]
     OtherHost(HostId),
-}
-
-/// Why an actor does not run here.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Obstacle {
-    /// It does not work.
-    Failed(String),
-    /// It must not: a claim or a policy forbids it, and it has done nothing.
-    Forbidden(String),
-}
-
-impl Obstacle {
-    fn why(&self) -> &str {
-        match self {
-            Self::Failed(why) | Self::Forbidden(why) => why,
-        }
-    }
-
-    fn is_forbidden(&self) -> bool {
-        matches!(self, Self::Forbidden(_))
-    }
-}
-
-/// How an actor stands and what the host knows of it.
-#[derive(Debug)]
-struct Component {
-    spec: ComponentAssignment,
-    code: Code,
-    /// What [`Action::Run`] gave last, while it runs.
-    running: Option<ComponentAssignment>,
-    /// Why it did not work with these settings.
-    run_failure: Option<(ComponentAssignment, Obstacle)>,
-    /// Why it must not run although it could.
-    held: Option<String>,
-    state: ComponentState,
-    /// Whether it is in this state because it must not run.
-    forbidden: bool,
-}
-
-impl Component {
-    /// The state that it is in.
-    fn standing(&self) -> Result<ComponentState, Obstacle> {
-        match &self.state {
-            ComponentState::Failed(why) if self.forbidden => Err(Obstacle::Forbidden(why.clone())),
-            ComponentState::Failed(why) => Err(Obstacle::Failed(why.clone())),
-            state @ (ComponentState::Starting | ComponentState::Running | ComponentState::Waiting(_)) => Ok(state.clone()),
-        }
-    }
-}
-
-/// What is known of one actor: what whoever judges it needs.
-#[derive(Debug, Clone, Copy)]
-pub struct Known<'a> {
-    /// What it shall be.
-    pub spec: &'a ComponentAssignment,
-    /// What its component imports and exports, once its code is loaded.
-    pub shape: Option<&'a ComponentShape>,
-    /// Why it is held.
-    pub held: Option<&'a str>,
-}
-
-#[derive(Debug)]
-enum Code {
-    Loading { attempts: u32 },
-    Loaded(ComponentShape),
-    Failed { obstacle: Obstacle, attempts: u32, retry_at: Option<Duration> },
 }
 
 #[derive(Debug)]
@@ -152,12 +95,15 @@ pub struct Agent {
     components: BTreeMap<ActorId, Component>,
     providers: BTreeMap<ProviderId, Provider>,
     draining: bool,
+    /// What the policies leave actors.
+    force: Arc<InForce>,
+    faults: Faults,
     actions: VecDeque<Action>,
 }
 
 impl Agent {
-    /// A host that runs nothing yet.
-    pub fn new(host: HostId, incarnation: Incarnation) -> Self {
+    /// A host that runs nothing yet and on which `force` is in force.
+    pub fn new(host: HostId, incarnation: Incarnation, force: Arc<InForce>) -> Self {
         Self {
             host,
             incarnation,
@@ -166,8 +112,16 @@ impl Agent {
             components: BTreeMap::new(),
             providers: BTreeMap::new(),
             draining: false,
+            force,
+            faults: Faults::default(),
             actions: VecDeque::new(),
         }
+    }
+
+    /// With a seeded bug, to test the tests.
+    #[must_use]
+    pub fn with_faults(self, faults: Faults) -> Self {
+        Self { faults, ..self }
     }
 
     /// The next thing to do.
@@ -206,25 +160,14 @@ impl Agent {
     /// State of each actor, with its code and its instances (0 unless it runs).
     pub fn components(&self) -> impl Iterator<Item = (&ActorId, &ComponentState, &Digest, u32)> {
         self.components.iter().map(|(id, component)| {
-            let instances = component.running.as_ref().map_or(0, |running| running.instances);
-            (id, &component.state, &component.spec.digest, instances)
-        })
-    }
-
-    /// What is known of each actor.
-    pub fn known(&self) -> impl Iterator<Item = (&ActorId, Known<'_>)> {
-        self.components.iter().map(|(id, component)| {
-            let shape = match &component.code {
-                Code::Loaded(shape) => Some(shape),
-                Code::Loading { .. } | Code::Failed { .. } => None,
-            };
-            (id, Known { spec: &component.spec, shape, held: component.held.as_deref() })
+            let instances = component.running.as_ref().map_or(0, |running| running.settings.instances);
+            (id, &component.standing.state, &component.spec.digest, instances)
         })
     }
 
     /// Whether claims or policies keep an actor from running.
     pub fn is_forbidden(&self, actor: &ActorId) -> bool {
-        self.components.get(actor).is_some_and(|component| component.forbidden)
+        self.components.get(actor).is_some_and(|component| component.standing.forbidden)
     }
 
     /// Each provider with what is wrong with it.
@@ -273,15 +216,21 @@ impl Agent {
         }
     }
 
-    /// Code was fetched and compiled (its shape), or not (why, and whether trying again may help).
-    pub fn handle_loaded(&mut self, actor: &ActorId, digest: &Digest, outcome: Result<ComponentShape, (Obstacle, bool)>, now: Duration) {
+    /// Code was fetched and compiled, or not (why, and whether trying again may help).
+    pub fn handle_loaded(&mut self, actor: &ActorId, digest: &Digest, outcome: Result<LoadedCode, (Obstacle, bool)>, now: Duration) {
         let Some(component) = self.components.get_mut(actor).filter(|component| component.spec.digest == *digest) else { return };
         let attempts = match &component.code {
             Code::Loading { attempts } | Code::Failed { attempts, .. } => attempts.saturating_add(1),
             Code::Loaded(_) => 1,
         };
+        if let Err((Obstacle::Forbidden(why), _)) = &outcome
+            && !component.is_refused_for(why)
+        {
+            self.tell_refused(actor, why);
+        }
+        let Some(component) = self.components.get_mut(actor) else { return };
         component.code = match outcome {
-            Ok(shape) => Code::Loaded(shape),
+            Ok(code) => Code::Loaded(code),
             Err((obstacle, may_help)) => {
                 Code::Failed { obstacle, attempts, retry_at: may_help.then(|| now.saturating_add(backoff(attempts))) }
             }
@@ -310,42 +259,13 @@ impl Agent {
         self.settle();
     }
 
-    /// An actor could not be run with the settings that [`Action::Run`] gave.
-    pub fn handle_run_failed(&mut self, actor: &ActorId, obstacle: Obstacle) {
+    /// An actor could not be run with the settings that [`Action::Run`] gave, and why.
+    pub fn handle_run_failed(&mut self, actor: &ActorId, why: String) {
         if let Some(component) = self.components.get_mut(actor)
-            && let Some(settings) = component.running.take()
+            && let Some(running) = component.running.take()
         {
-            component.run_failure = Some((settings, obstacle));
+            component.run_failure = Some((running.settings, why));
             self.settle();
-        }
-    }
-
-    /// An actor must not run, and why; or nothing speaks against it any more. Its code stays, so that it is back at once.
-    pub fn handle_hold(&mut self, actor: &ActorId, why: Option<String>) {
-        if let Some(component) = self.components.get_mut(actor)
-            && component.held != why
-        {
-            component.held = why;
-            self.settle();
-        }
-    }
-
-    /// What an actor may connect to has changed: its links are made anew, also those that could not be made.
-    pub fn handle_relink(&mut self, actor: &ActorId) {
-        if let Some(component) = self.components.get_mut(actor) {
-            component.running = None;
-            component.run_failure = None;
-            self.settle();
-        }
-    }
-
-    /// What counts as trustworthy has changed: code that was refused, and may be tried again at all, is tried at once.
-    pub fn handle_trust(&mut self) {
-        for (id, component) in &mut self.components {
-            if let Code::Failed { attempts, retry_at: Some(_), .. } = component.code {
-                component.code = Code::Loading { attempts };
-                self.actions.push_back(Action::Load(id.clone(), component.spec.digest.clone()));
-            }
         }
     }
 
@@ -405,17 +325,7 @@ impl Agent {
                     self.actions.push_back(Action::Load(id.clone(), spec.digest.clone()));
                 }
                 None => {
-                    let code = Code::Loading { attempts: 0 };
-                    let component = Component {
-                        spec: spec.clone(),
-                        code,
-                        running: None,
-                        run_failure: None,
-                        held: None,
-                        state: ComponentState::Starting,
-                        forbidden: false,
-                    };
-                    self.components.insert(id.clone(), component);
+                    self.components.insert(id.clone(), Component::new(spec.clone()));
                     self.actions.push_back(Action::Load(id.clone(), spec.digest.clone()));
                 }
             }
@@ -446,28 +356,25 @@ impl Agent {
         let Some(component) = self.components.get(id) else { return false };
         let (links, troubles) = self.usable_links(&component.spec.links);
         let settings = ComponentAssignment { links, ..component.spec.clone() };
-        let (next, forbidden) = match next_state(component, &settings, &troubles) {
-            Ok(state) => (state, false),
-            Err(obstacle) => (ComponentState::Failed(obstacle.why().to_owned()), obstacle.is_forbidden()),
-        };
+        let next = component.next(component.objection(id, &self.force, self.faults), &settings, &troubles);
         let Some(component) = self.components.get_mut(id) else { return false };
-        component.forbidden = forbidden;
-        let previous = std::mem::replace(&mut component.state, next.clone());
-        match &next {
-            ComponentState::Running if matches!(component.code, Code::Loaded(_)) && component.running.as_ref() != Some(&settings) => {
-                component.running = Some(settings.clone());
-                component.run_failure = None;
+        let before = std::mem::replace(&mut component.standing, next.clone());
+        match (&next.state, &component.code) {
+            (ComponentState::Running, Code::Loaded(code)) if component.relink || !component.runs_with(&settings) => {
+                component.running = Some(Running { settings: settings.clone(), code: code.clone() });
+                (component.run_failure, component.relink) = (None, false);
                 self.actions.push_back(Action::Run(id.clone(), Box::new(settings)));
             }
-            ComponentState::Waiting(_) | ComponentState::Failed(_) if component.running.take().is_some() => {
+            (ComponentState::Waiting(_) | ComponentState::Failed(_), _) if component.running.take().is_some() => {
                 self.actions.push_back(Action::Stop(id.clone()));
             }
-            ComponentState::Running | ComponentState::Waiting(_) | ComponentState::Failed(_) | ComponentState::Starting => {}
+            (ComponentState::Running | ComponentState::Waiting(_) | ComponentState::Failed(_) | ComponentState::Starting, _) => {}
         }
-        if previous == next {
+        if before == next {
             return false;
         }
-        match &next {
+        self.tell_allowed(id, &before, &next);
+        match &next.state {
             ComponentState::Running => self.record_actor(EventKind::ActorRunning, id, format!("actor {id} runs")),
             ComponentState::Waiting(why) => self.record_actor(EventKind::ActorWaiting, id, format!("actor {id} waits: {why}")),
             ComponentState::Failed(why) => self.record_actor(EventKind::ActorFailed, id, format!("actor {id} failed: {why}")),
@@ -495,39 +402,6 @@ impl Agent {
     fn record_actor(&mut self, kind: EventKind, id: &ActorId, message: String) {
         let details = BTreeMap::from([("actor".to_owned(), id.to_string())]);
         self.actions.push_back(Action::Record(kind, message, details));
-    }
-}
-
-/// The state that an actor should be in; an obstacle makes it a failed one.
-fn next_state(
-    component: &Component,
-    settings: &ComponentAssignment,
-    troubles: &BTreeMap<Contract, String>,
-) -> Result<ComponentState, Obstacle> {
-    if let Some(held) = &component.held {
-        let why = if let Code::Failed { obstacle, .. } = &component.code { obstacle.why() } else { held };
-        return Err(Obstacle::Forbidden(why.to_owned()));
-    }
-    let shape = match &component.code {
-        Code::Loading { .. } if component.running.is_some() => return Ok(ComponentState::Running),
-        Code::Loading { attempts: 0 } => return Ok(ComponentState::Starting),
-        // Another attempt: until it is over everything is as it was.
-        Code::Loading { .. } => return component.standing(),
-        Code::Failed { obstacle, .. } => return Err(obstacle.clone()),
-        Code::Loaded(shape) => shape,
-    };
-    if let Err(error) = admission::check_shape(shape) {
-        return Err(Obstacle::Failed(error.to_string()));
-    }
-    let linked: BTreeSet<Contract> = settings.links.iter().map(|link| link.contract).collect();
-    if let Some(missing) = admission::missing_links(shape, &linked).first() {
-        let contract = Contract::parse(missing).ok();
-        let trouble = contract.and_then(|contract| troubles.get(&contract));
-        return Ok(ComponentState::Waiting(trouble.cloned().unwrap_or_else(|| format!("no link for {missing}"))));
-    }
-    match &component.run_failure {
-        Some((failed, obstacle)) if failed == settings => Err(obstacle.clone()),
-        Some(_) | None => Ok(ComponentState::Running),
     }
 }
 

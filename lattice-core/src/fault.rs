@@ -31,7 +31,7 @@ pub enum Fault {
     RetriesUnderNewIds,
     /// Observation goes on over a gap of the observer's own as if nothing had been missed: in the failover actor.
     GapIsSilence,
-    /// What a plan brings is not held against the policies in force, only what runs when they change: in the shell.
+    /// What a plan brings is not held against the policies in force, only what runs: in the agent.
     PolicyIgnoredByPlan,
     /// An older version of a policy is taken like a newer one: in the shell.
     OlderPolicyTaken,
@@ -102,4 +102,5 @@ questions! {
     lease_never_ends => LeaseNeverEnds,
     resumes_after_revocation => ResumesAfterRevocation,
     gap_is_silence => GapIsSilence,
+    starts_what_is_denied => PolicyIgnoredByPlan,
 }

@@ -201,9 +201,15 @@ impl EventLoop {
     pub(crate) async fn run(mut self, mut events: mpsc::Receiver<Event>) -> HostReport {
         while !self.drained {
             let due = self.started + self.next_due();
-            tokio::select! {
-                Some(event) = events.recv() => self.handle(event),
-                () = tokio::time::sleep_until(due.into()) => self.handle_timeout(),
+            let event = tokio::select! {
+                Some(event) = events.recv() => Some(event),
+                () = tokio::time::sleep_until(due.into()) => None,
+            };
+            // What comes is judged by what is in force now: the warden does not wait for the loop.
+            self.agent.handle_force(self.shield.in_force());
+            match event {
+                Some(event) => self.handle(event),
+                None => self.handle_timeout(),
             }
             self.act();
         }
@@ -230,7 +236,7 @@ impl EventLoop {
             Event::Fetched(fetched) => self.handle_fetched(fetched),
             Event::Loaded { actor, digest, outcome } => self.handle_loaded(&actor, &digest, outcome),
             Event::RunFailed { actor, why } => {
-                self.agent.handle_run_failed(&actor, Obstacle::Failed(reason::cut(&why)));
+                self.agent.handle_run_failed(&actor, reason::cut(&why));
                 self.handle_news(News::Ready { actor, ready: false });
             }
             // Said before the actor was stopped: it says so again when it is back.
@@ -344,7 +350,6 @@ impl EventLoop {
                 self.claims.assign(&assignment.components);
             }
         }
-        self.review();
     }
 
     fn runs(&self, actor: &ActorId) -> bool {
@@ -373,9 +378,9 @@ impl EventLoop {
         let outcome = match outcome {
             Ok(loaded) => Ok(self.executor.keep(actor, loaded)),
             Err(error @ LoadError::Claim { .. }) => {
-                let image = self.agent.known().find(|(id, _)| *id == actor).map(|(_, known)| known.spec.image.clone()).unwrap_or_default();
-                let problem = error.problem_for(actor.as_str(), &image, &self.issuers);
-                self.tell_refused_claim(actor, &problem);
+                let assigned = self.agent.assignment().and_then(|assignment| assignment.components.get(actor));
+                let image = assigned.map_or("", |component| component.image.as_str());
+                let problem = error.problem_for(actor.as_str(), image, &self.issuers);
                 Err((Obstacle::Forbidden(problem.line()), !error.is_lasting()))
             }
             Err(error) => {
@@ -386,7 +391,6 @@ impl EventLoop {
         };
         let now = self.now();
         self.agent.handle_loaded(actor, digest, outcome, now);
-        self.review();
     }
 
     /// Carries out what the agent wants until it wants nothing more.
@@ -408,10 +412,8 @@ impl EventLoop {
                 Action::StopProvider(id) => self.executor.stop_provider(&id),
                 Action::Load(actor, digest) => self.executor.load(&actor, &digest),
                 Action::Run(actor, spec) => {
-                    if let Some(why) = self.objection(&actor) {
-                        self.hold(&actor, Some(why));
-                    } else if let Err(obstacle) = self.executor.run(&actor, *spec) {
-                        self.agent.handle_run_failed(&actor, obstacle);
+                    if let Err(why) = self.executor.run(&actor, *spec) {
+                        self.agent.handle_run_failed(&actor, why);
                     }
                 }
                 Action::Stop(actor) => {
@@ -427,6 +429,7 @@ impl EventLoop {
                     tracing::info!(kind = kind.token(), "{message}");
                     self.outlets.recorder.record(kind, message, details);
                 }
+                Action::Audit(actor, what) => tracing::warn!(target: "audit", %actor, "{what}"),
             }
         }
         report |= self.act_on_claims();

@@ -4,14 +4,10 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use lattice_core::admission::{ComponentShape, MAX_COMPONENT_BYTES};
-use lattice_core::agent::Obstacle;
-use lattice_core::claims::Claim;
-use lattice_core::contract::Contract;
-use lattice_core::error::Problem;
+use lattice_core::admission::MAX_COMPONENT_BYTES;
+use lattice_core::agent::LoadedCode;
 use lattice_core::id::{ActorId, Digest, ProviderId};
 use lattice_core::ownership::SlotId;
-use lattice_core::policy::effects::is_system;
 use lattice_core::wire::assignment::{ComponentAssignment, ProviderAssignment};
 use tokio::sync::watch;
 use tokio_util::task::TaskTracker;
@@ -92,24 +88,19 @@ impl Executor {
         });
     }
 
-    /// Keeps code that was loaded, if it still is what was asked for; returns its shape.
-    pub(crate) fn keep(&mut self, actor: &ActorId, loaded: Loaded) -> ComponentShape {
-        let shape = loaded.shape().clone();
+    /// Keeps code that was loaded, if it still is what was asked for; returns what it is judged by.
+    pub(crate) fn keep(&mut self, actor: &ActorId, loaded: Loaded) -> LoadedCode {
+        let code = LoadedCode { shape: loaded.shape().clone(), claim: loaded.claim().cloned() };
         if let Some(kept) = self.actors.get_mut(actor).filter(|kept| kept.wanted.as_ref() == Some(loaded.digest())) {
             kept.loaded = Some(loaded);
         }
-        shape
+        code
     }
 
     /// Lets an actor take work, or gives a running one other settings.
-    pub(crate) fn run(&mut self, actor: &ActorId, spec: ComponentAssignment) -> Result<(), Obstacle> {
+    pub(crate) fn run(&mut self, actor: &ActorId, spec: ComponentAssignment) -> Result<(), String> {
         let kept = self.actors.entry(actor.clone()).or_default();
-        let Some(loaded) = kept.loaded.clone() else { return Err(Obstacle::Failed("its code is not loaded".to_owned())) };
-        if let Err(problem) = check_links(actor, &spec, loaded.claim()) {
-            self.stop(actor);
-            return Err(Obstacle::Forbidden(problem.line()));
-        }
-        let kept = self.actors.entry(actor.clone()).or_default();
+        let Some(loaded) = kept.loaded.clone() else { return Err("its code is not loaded".to_owned()) };
         let used = spec.links.iter().map(|link| &link.provider);
         let providers = used.filter_map(|id| Some((id.clone(), self.providers.get(id)?.clone()))).collect();
         self.metrics.set_instances(actor, spec.instances);
@@ -134,17 +125,6 @@ impl Executor {
         self.keepers.spawn(keeper.run());
         kept.keeper = Some(Handle { orders, slots: kept.slots.subscribe(), status });
         Ok(())
-    }
-
-    /// What the issuer of an actor's code says of it.
-    pub(crate) fn claim(&self, actor: &ActorId) -> Option<&Claim> {
-        self.actors.get(actor)?.loaded.as_ref()?.claim()
-    }
-
-    /// Whether an actor was let run with this code and not stopped since.
-    pub(crate) fn runs(&self, actor: &ActorId, digest: &Digest) -> bool {
-        let keeper = self.actors.get(actor).and_then(|kept| kept.keeper.as_ref());
-        keeper.is_some_and(|keeper| keeper.orders.borrow().order.as_ref().is_some_and(|order| order.spec.digest == *digest))
     }
 
     /// Lets an actor finish; its code and counts stay.
@@ -209,78 +189,5 @@ impl Executor {
     /// Linear memory of all actors in bytes.
     pub(crate) fn memory_in_use(&self) -> u64 {
         self.around.runtime.memory_in_use()
-    }
-}
-
-/// Whether the claim of an actor allows the contract of each of its links. What is linked as one of lattice's own is beyond
-/// policy, so that its issuer must have said that it is one.
-fn check_links(actor: &ActorId, spec: &ComponentAssignment, claim: Option<&Claim>) -> Result<(), Problem> {
-    let Some(claim) = claim else { return Ok(()) };
-    let own = is_system(spec).then_some(Contract::Store);
-    let mut contracts = spec.links.iter().map(|link| link.contract).chain(own);
-    contracts.try_for_each(|contract| claim.check_link(actor.as_str(), contract, &spec.image))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use lattice_core::id::LinkName;
-    use lattice_core::link::{KindSettings, LinkSpec};
-    use lattice_core::trust::PublicKey;
-    use lattice_core::wire::assignment::{InstancePolicy, Limits, LinkAssignment};
-
-    /// A link for messages, which may be one of lattice's own.
-    fn messaging(system: bool) -> LinkAssignment {
-        let (name, provider) = (LinkName::new("default").unwrap(), ProviderId::new("messaging").unwrap());
-        let link = LinkSpec {
-            source: ActorId::new("a").unwrap(),
-            target: provider.clone(),
-            contract: Contract::Messaging,
-            name: name.clone(),
-            values: BTreeMap::new(),
-            permissions: Default::default(),
-            env_mapping: BTreeMap::new(),
-            config: Vec::new(),
-        };
-        let mut settings = link.settings(&BTreeMap::new()).unwrap();
-        if let KindSettings::Messaging(kind) = &mut settings.kind {
-            kind.system = system;
-        }
-        LinkAssignment { name, contract: Contract::Messaging, provider, settings }
-    }
-
-    #[test]
-    fn who_is_beyond_policy_needs_a_claim_that_says_so() {
-        let key = |kind: char| PublicKey::new(format!("{kind}{}", "A".repeat(55))).unwrap();
-        let claim = |allow: &[&str]| Claim {
-            name: "a".to_owned(),
-            version: "1.0.0".parse().unwrap(),
-            revision: 0,
-            digest: Digest::of(b"a"),
-            allow: allow.iter().map(|contract| (*contract).to_owned()).collect(),
-            issued_at: 1,
-            not_before: 1,
-            expires: 2,
-            issuer: key('A'),
-            subject: key('M'),
-            lattice: None,
-        };
-        let check = |system: bool, allow: &[&str]| {
-            let spec = ComponentAssignment {
-                image: "file:///a.wasm".to_owned(),
-                digest: Digest::of(b"a"),
-                instances: 1,
-                policy: InstancePolicy::PerMessage,
-                limits: Limits::default(),
-                config: BTreeMap::new(),
-                links: vec![messaging(system)],
-                ownership: None,
-            };
-            check_links(&ActorId::new("a").unwrap(), &spec, Some(&claim(allow))).map_err(|problem| problem.message)
-        };
-        assert_eq!(check(false, &["wasmcloud:messaging"]), Ok(()));
-        let denied = check(true, &["wasmcloud:messaging"]).unwrap_err();
-        assert!(denied.starts_with("capability denied: lattice:store: the claim of a does not allow it"), "{denied}");
-        assert_eq!(check(true, &["wasmcloud:messaging", "lattice:store"]), Ok(()));
     }
 }

@@ -149,8 +149,8 @@ impl Node {
         let owned = (Claims::new(&origin, lattice.clone(), lease.clone(), events.clone()), lease);
 
         recorder.record(EventKind::Hello, format!("host {} joins", config.name), BTreeMap::new());
+        let agent = Agent::new(origin.host.clone(), origin.incarnation.clone(), shield.in_force());
         let trust = (shield, desk, config.trust.actors.clone());
-        let agent = Agent::new(origin.host.clone(), origin.incarnation.clone());
         let outlets = Outlets { recorder: recorder.clone(), metrics, health, report, keep };
         let last = EventLoop::new(agent, owned, executor, Reporter::new(origin.clone(), config, round_trips), outlets, trust, kept)
             .run(inbox)
@@ -192,8 +192,8 @@ impl Trusting {
             ledger: ledger.clone(),
             shield: shield.clone(),
         };
-        let mut warden = Warden::restore(post, found);
-        let desk = PolicyDesk::new(warden.told(false), shield.in_force(), !config.trust.policies.is_empty());
+        let warden = Warden::restore(post, found);
+        let desk = PolicyDesk::new(warden.enforced(), !config.trust.policies.is_empty());
         let admission = Admission {
             trusted: config.trust.actors.clone(),
             lattice: config.lattice.clone(),

@@ -1,7 +1,14 @@
+mod policies;
+
+use std::collections::BTreeSet;
+
 use super::*;
+use crate::admission::ComponentShape;
 use crate::id::LinkName;
 use crate::inventory::tests::host_id;
 use crate::link::{KeyValueSettings, KindSettings, LinkSettings};
+use crate::policy::force::Preset;
+use crate::trust::clock::Time;
 use crate::wire::assignment::{InstancePolicy, Limits, ProviderKind};
 
 const HANDLER: &str = "wasmcloud:messaging/handler@0.2.0";
@@ -16,8 +23,9 @@ fn kv() -> ProviderId {
     ProviderId::new("kv").unwrap()
 }
 
-fn shape(imports: &[&str]) -> ComponentShape {
-    ComponentShape { imports: imports.iter().map(|i| (*i).to_owned()).collect(), exports: BTreeSet::from([HANDLER.to_owned()]) }
+fn code(imports: &[&str]) -> LoadedCode {
+    let imports = imports.iter().map(|i| (*i).to_owned()).collect();
+    LoadedCode { shape: ComponentShape { imports, exports: BTreeSet::from([HANDLER.to_owned()]) }, claim: None }
 }
 
 fn kv_link(bucket: &str) -> LinkAssignment {
@@ -60,12 +68,13 @@ fn assignment(generation: u64, providers: &[&str], components: &[(&str, Componen
 }
 
 fn agent() -> Agent {
-    Agent::new(host_id(0), Incarnation::new("01").unwrap())
+    let force = Arc::new(InForce::of_bundles([], Preset::Open, Time::exact(0)));
+    Agent::new(host_id(0), Incarnation::new("01").unwrap(), force)
 }
 
 fn actions(agent: &mut Agent) -> Vec<Action> {
     std::iter::from_fn(|| agent.poll_action())
-        .filter(|action| !matches!(action, Action::Persist(_) | Action::Record(..) | Action::Report))
+        .filter(|action| !matches!(action, Action::Persist(_) | Action::Record(..) | Action::Audit(..) | Action::Report))
         .collect()
 }
 
@@ -80,7 +89,7 @@ fn from_assignment_to_running() {
     agent.handle_assignment(assignment(1, &["kv"], &[("a", spec.clone())]), false).unwrap();
     assert!(matches!(actions(&mut agent).as_slice(), [Action::StartProvider(..), Action::Load(..)]));
     assert_eq!((state(&agent, "a").as_str(), agent.applied()), ("starting", Generation(0)));
-    agent.handle_loaded(&id("a"), &spec.digest, Ok(shape(&[STORE])), NOW);
+    agent.handle_loaded(&id("a"), &spec.digest, Ok(code(&[STORE])), NOW);
     assert_eq!(state(&agent, "a"), "waiting: provider kv is starting");
     agent.handle_provider(&kv(), Ok(()), NOW);
     assert_eq!(actions(&mut agent), [Action::Run(id("a"), Box::new(spec))]);
@@ -93,7 +102,7 @@ fn without_its_link_an_actor_waits_and_with_it_it_runs() {
     let bare = component(b"a", vec![]);
     agent.handle_assignment(assignment(1, &["kv"], &[("a", bare.clone())]), false).unwrap();
     agent.handle_provider(&kv(), Ok(()), NOW);
-    agent.handle_loaded(&id("a"), &bare.digest, Ok(shape(&[STORE])), NOW);
+    agent.handle_loaded(&id("a"), &bare.digest, Ok(code(&[STORE])), NOW);
     assert_eq!(state(&agent, "a"), "waiting: no link for wasi:keyvalue/store");
     assert_eq!(agent.applied(), Generation(1));
     assert_eq!(agent.components().next().unwrap().3, 0);
@@ -148,7 +157,7 @@ fn what_fails_is_tried_again_later_and_bad_code_is_not() {
     assert_eq!(agent.poll_timeout(), Some(at + LOAD_BACKOFF * 2));
     agent.handle_loaded(&id("a"), &spec.digest, Err((Obstacle::Failed("not a component".into()), false)), at);
     assert_eq!(agent.poll_timeout(), None);
-    let wrong = ComponentShape::default();
+    let wrong = LoadedCode { shape: ComponentShape::default(), claim: None };
     agent.handle_loaded(&id("a"), &spec.digest, Ok(wrong), at);
     assert!(state(&agent, "a").starts_with("failed: it exports neither"));
 }
@@ -158,8 +167,8 @@ fn a_failed_run_is_not_repeated_with_the_same_settings() {
     let mut agent = agent();
     let spec = component(b"a", vec![]);
     agent.handle_assignment(assignment(1, &[], &[("a", spec.clone())]), false).unwrap();
-    agent.handle_loaded(&id("a"), &spec.digest, Ok(shape(&[])), NOW);
-    agent.handle_run_failed(&id("a"), Obstacle::Failed("pool is full".into()));
+    agent.handle_loaded(&id("a"), &spec.digest, Ok(code(&[])), NOW);
+    agent.handle_run_failed(&id("a"), "pool is full".into());
     actions(&mut agent);
     assert_eq!(state(&agent, "a"), "failed: pool is full");
     let other = ComponentAssignment { instances: 1, ..spec };
@@ -172,14 +181,14 @@ fn new_code_replaces_the_old_only_when_it_is_loaded() {
     let mut agent = agent();
     let (old, new) = (component(b"a", vec![]), component(b"b", vec![]));
     agent.handle_assignment(assignment(1, &[], &[("a", old.clone())]), false).unwrap();
-    agent.handle_loaded(&id("a"), &old.digest, Ok(shape(&[])), NOW);
+    agent.handle_loaded(&id("a"), &old.digest, Ok(code(&[])), NOW);
     actions(&mut agent);
     agent.handle_assignment(assignment(2, &[], &[("a", new.clone())]), false).unwrap();
     assert_eq!(actions(&mut agent), [Action::Load(id("a"), new.digest.clone())]);
     assert_eq!((state(&agent, "a").as_str(), agent.applied()), ("running", Generation(1)));
-    agent.handle_loaded(&id("a"), &old.digest, Ok(shape(&[])), NOW);
+    agent.handle_loaded(&id("a"), &old.digest, Ok(code(&[])), NOW);
     assert_eq!(actions(&mut agent), [], "an answer about the old code is none about the new");
-    agent.handle_loaded(&id("a"), &new.digest, Ok(shape(&[])), NOW);
+    agent.handle_loaded(&id("a"), &new.digest, Ok(code(&[])), NOW);
     assert_eq!(actions(&mut agent), [Action::Run(id("a"), Box::new(new))]);
     assert_eq!(agent.applied(), Generation(2));
 }
@@ -205,73 +214,4 @@ fn the_last_assignment_is_kept_unless_it_came_from_there() {
     assert!(!std::iter::from_fn(|| agent.poll_action()).any(|action| matches!(action, Action::Persist(_))));
     agent.handle_assignment(assignment(2, &[], &[]), false).unwrap();
     assert!(std::iter::from_fn(|| agent.poll_action()).any(|action| matches!(action, Action::Persist(_))));
-}
-
-#[test]
-fn what_is_held_stops_and_comes_back_at_once() {
-    let mut agent = agent();
-    let spec = component(b"a", vec![kv_link("edge-data")]);
-    agent.handle_assignment(assignment(1, &["kv"], &[("a", spec.clone())]), false).unwrap();
-    agent.handle_provider(&kv(), Ok(()), NOW);
-    agent.handle_loaded(&id("a"), &spec.digest, Ok(shape(&[STORE])), NOW);
-    actions(&mut agent);
-    agent.handle_hold(&id("a"), Some("capability denied: x".into()));
-    assert_eq!(actions(&mut agent), [Action::Stop(id("a"))]);
-    assert_eq!(state(&agent, "a"), "failed: capability denied: x");
-    assert!(agent.is_forbidden(&id("a")));
-    agent.handle_hold(&id("a"), Some("capability denied: x".into()));
-    assert_eq!(actions(&mut agent), [], "once");
-    agent.handle_hold(&id("a"), None);
-    assert_eq!(actions(&mut agent), [Action::Run(id("a"), Box::new(spec.clone()))], "without loading again");
-    assert!(!agent.is_forbidden(&id("a")));
-    agent.handle_relink(&id("a"));
-    assert_eq!(actions(&mut agent), [Action::Run(id("a"), Box::new(spec))], "its links are made anew");
-}
-
-#[test]
-fn what_is_held_does_not_start() {
-    let mut agent = agent();
-    let spec = component(b"a", vec![]);
-    agent.handle_assignment(assignment(1, &[], &[("a", spec.clone())]), false).unwrap();
-    agent.handle_hold(&id("a"), Some("no".into()));
-    agent.handle_loaded(&id("a"), &spec.digest, Ok(shape(&[])), NOW);
-    assert_eq!(actions(&mut agent), [Action::Load(id("a"), spec.digest.clone())]);
-    assert_eq!(agent.applied(), Generation(1), "that is all that can be done");
-    let (_, known) = agent.known().next().unwrap();
-    assert_eq!((known.held, known.shape.is_some(), known.spec), (Some("no"), true, &spec));
-}
-
-#[test]
-fn refused_code_is_tried_again_when_trust_changes() {
-    let mut agent = agent();
-    let spec = component(b"a", vec![]);
-    agent.handle_assignment(assignment(1, &[], &[("a", spec.clone())]), false).unwrap();
-    actions(&mut agent);
-    agent.handle_loaded(&id("a"), &spec.digest, Err((Obstacle::Failed("older".into()), true)), NOW);
-    agent.handle_trust();
-    assert_eq!(actions(&mut agent), [Action::Load(id("a"), spec.digest.clone())]);
-    agent.handle_loaded(&id("a"), &spec.digest, Err((Obstacle::Failed("tampered".into()), false)), NOW);
-    agent.handle_trust();
-    assert_eq!(actions(&mut agent), [], "nothing helps");
-}
-
-#[test]
-fn what_a_claim_forbids_is_told_from_what_fails() {
-    let mut agent = agent();
-    let spec = component(b"a", vec![]);
-    agent.handle_assignment(assignment(1, &[], &[("a", spec.clone())]), false).unwrap();
-    agent.handle_loaded(&id("a"), &spec.digest, Err((Obstacle::Forbidden("expired".into()), true)), NOW);
-    assert_eq!((state(&agent, "a").as_str(), agent.is_forbidden(&id("a"))), ("failed: expired", true));
-    agent.handle_timeout(agent.poll_timeout().unwrap());
-    agent.settle();
-    assert!(agent.is_forbidden(&id("a")), "also while it is tried again");
-    agent.handle_loaded(&id("a"), &spec.digest, Err((Obstacle::Failed("no such artifact".into()), true)), NOW);
-    assert_eq!((state(&agent, "a").as_str(), agent.is_forbidden(&id("a"))), ("failed: no such artifact", false));
-    agent.handle_hold(&id("a"), Some("no".into()));
-    assert!(agent.is_forbidden(&id("a")), "whatever else is wrong with it");
-    agent.handle_hold(&id("a"), None);
-    agent.handle_loaded(&id("a"), &spec.digest, Ok(shape(&[])), NOW);
-    assert_eq!((state(&agent, "a").as_str(), agent.is_forbidden(&id("a"))), ("running", false));
-    agent.handle_run_failed(&id("a"), Obstacle::Forbidden("capability denied: x".into()));
-    assert!(agent.is_forbidden(&id("a")), "by its links");
 }

@@ -15,7 +15,7 @@ use crate::admission::ComponentShape;
 use crate::contract::Contract;
 use crate::id::ActorId;
 use crate::link::KindSettings;
-use crate::wire::assignment::{Assignment, ComponentAssignment};
+use crate::wire::assignment::ComponentAssignment;
 
 /// What the policies in force leave an actor.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -50,11 +50,6 @@ pub fn effect(force: &InForce, actor: &ComponentAssignment, shape: Option<&Compo
             Effect::Runs { denied, memory_mb: force.memory_mb(actor.limits.memory_mb) }
         }
     }
-}
-
-/// What the policies do to everything that a host runs; `shapes` of the actors whose code is loaded.
-pub fn effects(force: &InForce, assignment: &Assignment, shapes: &BTreeMap<ActorId, ComponentShape>) -> BTreeMap<ActorId, Effect> {
-    assignment.components.iter().map(|(id, actor)| (id.clone(), effect(force, actor, shapes.get(id)))).collect()
 }
 
 /// Whether an actor that does not run yet may be started.

@@ -14,7 +14,7 @@ use crate::trust::clock::Time;
 use crate::trust::envelope::{Purpose, seal, signed_bytes};
 use crate::trust::testing::{Hashes, key, sign};
 
-const NOW: u64 = 1_795_000_000;
+pub(crate) const NOW: u64 = 1_795_000_000;
 const DAY: u64 = 86_400;
 
 pub(crate) fn id(text: &str) -> ConfigName {

@@ -50,8 +50,8 @@ impl Loaded {
     }
 
     /// What its issuer says of it, where claims are asked for.
-    pub fn claim(&self) -> Option<&Claim> {
-        self.claim.as_deref()
+    pub fn claim(&self) -> Option<&Arc<Claim>> {
+        self.claim.as_ref()
     }
 
     /// Digest of the code it was compiled from.

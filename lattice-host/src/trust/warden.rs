@@ -87,11 +87,15 @@ impl Warden {
         warden
     }
 
-    /// What the host enforces, and what is to be said about it.
-    pub(crate) fn told(&mut self, read: bool) -> Told {
-        let Self { post, holding, refused, standing, .. } = &*self;
-        let enforced = Enforced::new(holding, &post.shield.in_force(), post.preset, *standing, refused);
-        Told { enforced, read, news: std::mem::take(&mut self.news) }
+    /// What the host enforces.
+    pub(crate) fn enforced(&self) -> Enforced {
+        let Self { post, holding, refused, standing, .. } = self;
+        Enforced::new(holding, &post.shield.in_force(), post.preset, *standing, refused)
+    }
+
+    /// What the event loop is told: what the host enforces, and what is to be said about it.
+    fn told(&mut self, read: bool) -> Told {
+        Told { enforced: self.enforced(), read, news: std::mem::take(&mut self.news) }
     }
 
     /// Looks at what the store holds. Blocks on the disk.

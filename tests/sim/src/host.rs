@@ -14,7 +14,7 @@ mod slot;
 use std::collections::BTreeMap;
 use std::rc::Rc;
 
-use lattice_core::agent::{Action, Agent, Obstacle};
+use lattice_core::agent::{Action, Agent, LoadedCode, Obstacle};
 use lattice_core::fault::Fault;
 use lattice_core::heartbeat::Heartbeats;
 use lattice_core::id::{ActorId, Generation, HostId, HostName, Incarnation, Region};
@@ -132,8 +132,9 @@ impl Host {
         let faults = env.faults();
         let now = self.clock.now(env.now);
         let (id, timing) = (self.id.clone(), TimingProfile::default());
+        let (policies, force) = Policies::restore(self, env.fault != Some(Fault::StartsBeforePolicies));
         self.process = Some(Process {
-            agent: Agent::new(id.clone(), own.clone()),
+            agent: Agent::new(id.clone(), own.clone(), force).with_faults(faults),
             owner: Owner::new(id.clone(), own.clone()).with_faults(faults),
             lease: Lease::new(id, own.clone(), timing).with_faults(faults),
             leased: false,
@@ -153,7 +154,7 @@ impl Host {
             wake: None,
             followed: Generation(0),
             slot_starts: 0,
-            policies: Policies::restore(self, env.fault != Some(Fault::StartsBeforePolicies)),
+            policies,
             incarnation: own.clone(),
         });
         self.subscribe(env);
@@ -252,8 +253,8 @@ impl Host {
                 }
             }
             HostEvent::Loaded(actor, digest, ok) => {
-                let outcome =
-                    if ok { Ok(scene::shape(&actor)) } else { Err((Obstacle::Failed("it could not be fetched".to_owned()), true)) };
+                let code = LoadedCode { shape: scene::shape(&actor), claim: None };
+                let outcome = if ok { Ok(code) } else { Err((Obstacle::Failed("it could not be fetched".to_owned()), true)) };
                 process.agent.handle_loaded(&actor, &digest, outcome, now);
             }
             HostEvent::Provider(id, ok) => {
@@ -326,19 +327,13 @@ impl Host {
                 }
                 Action::Report => self.beat(env),
                 Action::Record(kind, message, _) => env.note(format_args!("h{} {kind:?} {message}", self.ix)),
+                Action::Audit(actor, what) => env.note(format_args!("h{} {actor} {what}", self.ix)),
             }
         }
         acted
     }
 
     fn run(&mut self, actor: ActorId, settings: ComponentAssignment, env: &mut Env) {
-        if let Some(why) = self.objection(&actor, env) {
-            // It never ran: stopping it changes nothing.
-            if let Some(process) = &mut self.process {
-                process.agent.handle_hold(&actor, Some(why));
-            }
-            return;
-        }
         let now = self.clock.now_ms(env.now);
         let Some(process) = &mut self.process else { return };
         let system = SystemActor::ALL.into_iter().find(|system| system.as_str() == actor.as_str());
@@ -555,7 +550,7 @@ impl Host {
             rtt_us: BTreeMap::new(),
             components: process.agent.components().map(component).collect(),
             providers: BTreeMap::new(),
-            policy: Some(process.policies.enforced()),
+            policy: Some(process.policies.enforced(process.agent.force())),
         }
     }
 

@@ -12,7 +12,7 @@ use crate::contract::Contract;
 use crate::id::{ActorId, Digest, LinkName, ProviderId};
 use crate::link::{KindSettings, LinkSpec, StoreSettings};
 use crate::trust::clock::Standing;
-use crate::wire::assignment::{Assignment, ComponentAssignment, InstancePolicy, Limits, LinkAssignment};
+use crate::wire::assignment::{ComponentAssignment, InstancePolicy, Limits, LinkAssignment};
 
 fn force(bundles: &[Bundle]) -> InForce {
     let mut host = Host::new();
@@ -235,12 +235,15 @@ fn starting_is_asked_more_than_running() {
 
 #[test]
 fn events_tell_what_changed() {
-    let mut assignment = Assignment::empty(HostId::new(format!("N{}", "B".repeat(55))).unwrap());
     let name = |text: &str| ActorId::new(text).unwrap();
-    assignment.components.insert(name("edge"), actor(&[Contract::Messaging, Contract::KeyValue]));
-    assignment.components.insert(name("web"), actor(&[Contract::HttpServer, Contract::Messaging]));
-    let shapes = BTreeMap::from([(name("edge"), shape(&[STORE], &[HANDLER])), (name("web"), shape(&[], &[HANDLER, HTTP]))]);
-    let under = |bundle: Bundle| effects::effects(&force(&[bundle]), &assignment, &shapes);
+    let actors = [
+        (name("edge"), actor(&[Contract::Messaging, Contract::KeyValue]), shape(&[STORE], &[HANDLER])),
+        (name("web"), actor(&[Contract::HttpServer, Contract::Messaging]), shape(&[], &[HANDLER, HTTP])),
+    ];
+    let under = |bundle: Bundle| -> BTreeMap<ActorId, Effect> {
+        let force = force(&[bundle]);
+        actors.iter().map(|(id, spec, shape)| (id.clone(), effects::effect(&force, spec, Some(shape)))).collect()
+    };
     let changes = |from: Bundle, to: Bundle| effects::changes(&under(from), &under(to));
 
     let found = changes(bundle(1), policy(&["*"], &["wasmcloud:keyvalue", "wasmcloud:httpserver"]));

@@ -4,9 +4,9 @@
 //! complies before it starts anything.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
-use lattice_core::agent::Known;
 use lattice_core::agent::plan_gate::PlanGate;
 use lattice_core::contract::Contract;
 use lattice_core::desired::Desired;
@@ -37,7 +37,6 @@ pub(super) type Disk = (Marks, Documents);
 #[derive(Debug)]
 pub(super) struct Policies {
     holding: Holding,
-    force: InForce,
     refused: BTreeMap<String, String>,
     reading: bool,
     read_again: bool,
@@ -56,29 +55,29 @@ fn judged<T>(host: &Host, question: impl FnOnce(&Judge<'_>) -> T) -> T {
 }
 
 impl Policies {
-    /// From what is on the disk; `awaited`: plans wait for them.
-    pub(super) fn restore(host: &Host, awaited: bool) -> Self {
+    /// From what is on the disk, with what is in force of it; `awaited`: plans wait for them.
+    pub(super) fn restore(host: &Host, awaited: bool) -> (Self, Arc<InForce>) {
         let (marks, documents) = match &host.policies {
             Some((marks, documents)) => (Stored::Found(marks.clone()), Stored::Found(documents.clone())),
             None => (Stored::Absent, Stored::Absent),
         };
         let holding = judged(host, |judge| Holding::restore(marks, documents, judge, &Seals));
         let force = in_force(&holding);
-        Self {
+        let policies = Self {
             holding,
-            force,
             refused: BTreeMap::new(),
             reading: false,
             read_again: false,
             resync: 0,
             gate: PlanGate::new(awaited),
             unread_since: None,
-        }
+        };
+        (policies, force)
     }
 
     /// What the host says that it enforces.
-    pub(super) fn enforced(&self) -> Enforced {
-        Enforced::new(&self.holding, &self.force, Preset::Open, Standing::Trusted, &self.refused)
+    pub(super) fn enforced(&self, force: &InForce) -> Enforced {
+        Enforced::new(&self.holding, force, Preset::Open, Standing::Trusted, &self.refused)
     }
 
     /// The version that the host knows.
@@ -92,8 +91,8 @@ impl Policies {
     }
 }
 
-fn in_force(holding: &Holding) -> InForce {
-    InForce::new(holding, Preset::Open, Time::exact(NOW_S))
+fn in_force(holding: &Holding) -> Arc<InForce> {
+    Arc::new(InForce::new(holding, Preset::Open, Time::exact(NOW_S)))
 }
 
 impl Host {
@@ -164,36 +163,16 @@ impl Host {
         holding.complete();
         self.policies = Some((holding.marks().clone(), holding.documents()));
         let Some(process) = &mut self.process else { return };
-        let before = process.policies.enforced();
-        (process.policies.force, process.policies.holding, process.policies.refused) = (in_force(&holding), holding, refused);
+        let before = process.policies.enforced(process.agent.force());
+        process.agent.handle_force(in_force(&holding));
+        (process.policies.holding, process.policies.refused) = (holding, refused);
         let version = process.policies.version();
-        let changed = process.policies.enforced() != before;
+        let changed = process.policies.enforced(process.agent.force()) != before;
         env.watch.handle_policy(&self.id, version);
         if changed {
             env.note(format_args!("h{} enforces policy v{version}", self.ix));
-            self.review();
             self.beat(env);
         }
-    }
-
-    /// Judges every actor by what is in force.
-    pub(super) fn review(&mut self) {
-        let Some(process) = &mut self.process else { return };
-        let verdicts: Vec<(ActorId, Option<String>)> =
-            process.agent.known().map(|(id, known)| (id.clone(), verdict(&process.policies.force, known))).collect();
-        for (actor, why) in verdicts {
-            process.agent.handle_hold(&actor, why);
-        }
-    }
-
-    /// Why an actor must not run, at the very moment in which it would.
-    pub(super) fn objection(&self, actor: &ActorId, env: &Env) -> Option<String> {
-        if env.fault == Some(Fault::PolicyIgnoredByPlan) {
-            return None;
-        }
-        let process = self.process.as_ref()?;
-        let known = process.agent.known().find(|(id, _)| *id == actor)?.1;
-        verdict(&process.policies.force, known)
     }
 
     /// A plan from the store.
@@ -216,11 +195,11 @@ impl Host {
     /// Nothing runs that the policies in force stop.
     pub(super) fn check_policy(&self, env: &mut Env) {
         let Some(process) = &self.process else { return };
-        let known = process.agent.known().filter(|(id, _)| process.running.contains_key(*id));
         let force = in_force(&process.policies.holding);
-        let refused = known.filter_map(|(id, known)| Some((id, verdict(&force, known)?))).next();
-        if let Some((actor, why)) = refused {
-            env.watch.fail(Rule::PolicyIgnored, format!("h{} runs {actor}: {why}", self.ix));
+        for (actor, settings) in &process.running {
+            if let Effect::Stops { point, why } = effects::effect(&force, settings, Some(&scene::shape(actor))) {
+                env.watch.fail(Rule::PolicyIgnored, format!("h{} runs {actor}: capability denied: {}: {why}", self.ix, point.contract()));
+            }
         }
     }
 
@@ -234,13 +213,6 @@ impl Host {
         let contracts = desired.links_of(actor).map(|link| link.contract).collect::<std::collections::BTreeSet<Contract>>();
         let system = desired.components.get(actor).is_some_and(|spec| spec.system.is_some());
         let Some(process) = &self.process else { return true };
-        system || effects::keeps(&process.policies.force, &contracts).is_ok()
-    }
-}
-
-fn verdict(force: &InForce, known: Known<'_>) -> Option<String> {
-    match effects::effect(force, known.spec, known.shape) {
-        Effect::Stops { point, why } => Some(format!("capability denied: {}: {why}", point.contract())),
-        Effect::Runs { .. } => None,
+        system || effects::keeps(process.agent.force(), &contracts).is_ok()
     }
 }
