@@ -20,6 +20,7 @@ use crate::contract::Contract;
 use crate::fault::Faults;
 use crate::id::{ActorId, Digest, Generation, HostId, Incarnation, ProviderId};
 use crate::policy::force::InForce;
+use crate::policy::report::Enforced;
 use crate::timing::{LOAD_BACKOFF, MAX_LOAD_BACKOFF};
 use crate::wire::assignment::{Assignment, ComponentAssignment, LinkAssignment, ProviderAssignment};
 use crate::wire::event::EventKind;
@@ -97,13 +98,15 @@ pub struct Agent {
     draining: bool,
     /// What the policies leave actors.
     force: Arc<InForce>,
+    /// What is acknowledged of it.
+    enforced: Enforced,
     faults: Faults,
     actions: VecDeque<Action>,
 }
 
 impl Agent {
-    /// A host that runs nothing yet and on which `force` is in force.
-    pub fn new(host: HostId, incarnation: Incarnation, force: Arc<InForce>) -> Self {
+    /// A host that runs nothing yet, on which `force` is in force and which says that it enforces `enforced`.
+    pub fn new(host: HostId, incarnation: Incarnation, force: Arc<InForce>, enforced: Enforced) -> Self {
         Self {
             host,
             incarnation,
@@ -113,6 +116,7 @@ impl Agent {
             providers: BTreeMap::new(),
             draining: false,
             force,
+            enforced,
             faults: Faults::default(),
             actions: VecDeque::new(),
         }

@@ -3,7 +3,7 @@
 //! All that happens comes in as an [`Event`]; the loop hands it to the agent, carries out what the agent wants, and never
 //! waits for anything else than the next event or the next time that something is due.
 
-mod policy;
+mod plan;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use lattice_core::agent::plan_gate::PlanGate;
 use lattice_core::agent::{Action, Agent, Obstacle};
 use lattice_core::heartbeat::Heartbeats;
 use lattice_core::id::{ActorId, Digest, Generation};
@@ -34,7 +35,6 @@ use crate::reporter::Reporter;
 use crate::runtime::{LoadError, Loaded, Shield};
 use crate::sync::Fetched;
 use crate::trust::warden::Told;
-pub(crate) use policy::PolicyDesk;
 
 /// An event loop that showed no sign of life for so long is stuck: it shows one with each heartbeat.
 const STUCK_AFTER: Duration = Duration::from_secs(15);
@@ -158,9 +158,10 @@ pub(crate) struct EventLoop {
     last_refusal: Option<String>,
     heartbeats: Heartbeats,
     drained: bool,
-    /// What policies leave actors, and how they stand.
+    /// The host complies before it starts anything.
+    gate: PlanGate<Option<Box<Assignment>>>,
+    /// What policies leave actors.
     shield: Arc<Shield>,
-    policy: PolicyDesk,
     /// Accounts whose signatures on code count, for hints.
     issuers: BTreeSet<PublicKey>,
 }
@@ -172,7 +173,7 @@ impl EventLoop {
         executor: Executor,
         reporter: Reporter,
         outlets: Outlets,
-        (shield, policy, issuers): (Arc<Shield>, PolicyDesk, BTreeSet<PublicKey>),
+        (shield, gate, issuers): (Arc<Shield>, PlanGate<Option<Box<Assignment>>>, BTreeSet<PublicKey>),
         kept: Option<Assignment>,
     ) -> Self {
         Self {
@@ -191,8 +192,8 @@ impl EventLoop {
             last_refusal: None,
             heartbeats: Heartbeats::default(),
             drained: false,
+            gate,
             shield,
-            policy,
             issuers,
         }
     }
@@ -226,7 +227,7 @@ impl EventLoop {
     fn next_due(&self) -> Duration {
         let offline_start = self.kept.is_some().then_some(OFFLINE_START_AFTER);
         let due = self.agent.poll_timeout().into_iter().chain(self.claims.poll_timeout()).chain(offline_start);
-        let due = due.chain(self.policy.poll_timeout());
+        let due = due.chain(self.gate.poll_timeout());
         due.fold(self.heartbeats.poll_timeout(), Duration::min)
     }
 
@@ -471,7 +472,7 @@ impl EventLoop {
         let errors = self.errors.count(now);
         let mut report = self.reporter.report(&self.agent, &self.executor, errors);
         report.lease_rev = self.lease.sequence();
-        report.policy = Some(self.policy.enforced());
+        report.policy = Some(self.agent.enforced().clone());
         for (actor, component) in &mut report.components {
             component.slots = self.claims.owned(actor).collect();
             component.lost = self.claims.lost(actor).collect();

@@ -16,6 +16,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures::FutureExt as _;
 use lattice_core::agent::Agent;
+use lattice_core::agent::plan_gate::PlanGate;
 use lattice_core::error::Problem;
 use lattice_core::subject;
 use lattice_core::wire;
@@ -34,7 +35,7 @@ use crate::admin;
 use crate::args::Args;
 use crate::config::{self, Config, Saved};
 use crate::dead_letter::DeadLetters;
-use crate::event_loop::{Event, EventLoop, Health, Outlets, PolicyDesk};
+use crate::event_loop::{Event, EventLoop, Health, Outlets};
 use crate::executor::Executor;
 use crate::identity::{self, DataDir};
 use crate::keeper::Surroundings;
@@ -103,7 +104,7 @@ impl Node {
         let metrics = Metrics::new();
         let (recorder, recorded) = Recorder::new(origin.clone(), metrics.events_dropped.clone());
         let logs = Arc::new(LogRing::new(recorder.clone()));
-        let Trusting { warden, admission, shield, desk } = Trusting::restore(&config, &data_dir, &origin, &recorder);
+        let Trusting { warden, admission, shield } = Trusting::restore(&config, &data_dir, &origin, &recorder);
         let runtime = start_runtime(&config, &data_dir, logs.clone(), admission, shield.clone())?;
         let connection = connect(&config, subject::connection_name(&origin.host, &origin.incarnation)).await?;
         let lattice = Lattice::new(connection.clone(), config.lattice.clone());
@@ -135,6 +136,7 @@ impl Node {
         tokio::spawn(reporter::send(lattice.clone(), origin.clone(), reports));
         tokio::spawn(store::keep(data_dir.assignment_file(), config.lattice.clone(), to_keep, events.clone()));
         tokio::spawn(signals.watch(events.clone()));
+        let enforced = warden.enforced();
         tokio::spawn(warden.run(lattice.clone(), events.clone()).inspect(log_end("policies")));
         tokio::spawn(sync::run(lattice.clone(), origin.host.clone(), events.clone()).inspect(log_end("plan")));
         tokio::spawn(
@@ -149,8 +151,10 @@ impl Node {
         let owned = (Claims::new(&origin, lattice.clone(), lease.clone(), events.clone()), lease);
 
         recorder.record(EventKind::Hello, format!("host {} joins", config.name), BTreeMap::new());
-        let agent = Agent::new(origin.host.clone(), origin.incarnation.clone(), shield.in_force());
-        let trust = (shield, desk, config.trust.actors.clone());
+        let agent = Agent::new(origin.host.clone(), origin.incarnation.clone(), shield.in_force(), enforced);
+        // Who takes policies from nobody need not wait for any.
+        let gate = PlanGate::new(!config.trust.policies.is_empty());
+        let trust = (shield, gate, config.trust.actors.clone());
         let outlets = Outlets { recorder: recorder.clone(), metrics, health, report, keep };
         let last = EventLoop::new(agent, owned, executor, Reporter::new(origin.clone(), config, round_trips), outlets, trust, kept)
             .run(inbox)
@@ -173,7 +177,6 @@ struct Trusting {
     warden: Warden,
     admission: Admission,
     shield: Arc<Shield>,
-    desk: PolicyDesk,
 }
 
 impl Trusting {
@@ -193,7 +196,6 @@ impl Trusting {
             shield: shield.clone(),
         };
         let warden = Warden::restore(post, found);
-        let desk = PolicyDesk::new(warden.enforced(), !config.trust.policies.is_empty());
         let admission = Admission {
             trusted: config.trust.actors.clone(),
             lattice: config.lattice.clone(),
@@ -202,7 +204,7 @@ impl Trusting {
             shield: shield.clone(),
             recorder: recorder.clone(),
         };
-        Self { warden, admission, shield, desk }
+        Self { warden, admission, shield }
     }
 }
 

@@ -9,6 +9,7 @@ use crate::id::ActorId;
 use crate::link::KindSettings;
 use crate::policy::effects::{self, Change, Effect};
 use crate::policy::force::InForce;
+use crate::policy::report::Enforced;
 use crate::policy::rules::Point;
 use crate::wire::assignment::ComponentAssignment;
 use crate::wire::event::EventKind;
@@ -36,6 +37,19 @@ impl Agent {
             self.reload_refused();
         }
         self.settle();
+    }
+
+    /// What the host says that it enforces.
+    pub fn enforced(&self) -> &Enforced {
+        &self.enforced
+    }
+
+    /// The host enforces what it says here from now on: acknowledged at once, unless that was said.
+    pub fn handle_enforced(&mut self, enforced: Enforced) {
+        if self.enforced != enforced {
+            self.enforced = enforced;
+            self.actions.push_back(Action::Report);
+        }
     }
 
     fn effects(&self, force: &InForce) -> BTreeMap<ActorId, Effect> {

@@ -7,8 +7,9 @@ use crate::admission::ComponentShape;
 use crate::id::LinkName;
 use crate::inventory::tests::host_id;
 use crate::link::{KeyValueSettings, KindSettings, LinkSettings};
+use crate::policy::accept::Holding;
 use crate::policy::force::Preset;
-use crate::trust::clock::Time;
+use crate::trust::clock::{Standing, Time};
 use crate::wire::assignment::{InstancePolicy, Limits, ProviderKind};
 
 const HANDLER: &str = "wasmcloud:messaging/handler@0.2.0";
@@ -67,9 +68,14 @@ fn assignment(generation: u64, providers: &[&str], components: &[(&str, Componen
     }
 }
 
+fn enforced(force: &InForce) -> Enforced {
+    Enforced::new(&Holding::default(), force, Preset::Open, Standing::Trusted, &BTreeMap::new())
+}
+
 fn agent() -> Agent {
     let force = Arc::new(InForce::of_bundles([], Preset::Open, Time::exact(0)));
-    Agent::new(host_id(0), Incarnation::new("01").unwrap(), force)
+    let enforced = enforced(&force);
+    Agent::new(host_id(0), Incarnation::new("01").unwrap(), force, enforced)
 }
 
 fn actions(agent: &mut Agent) -> Vec<Action> {

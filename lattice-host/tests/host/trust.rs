@@ -3,6 +3,8 @@
 use std::collections::BTreeSet;
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use async_nats::jetstream::consumer::pull;
+use async_nats::jetstream::stream;
 use bytes::Bytes;
 use lattice_core::claims::sections::{self, CLAIM_SECTION, Carried};
 use lattice_core::claims::{Claim, Permit};
@@ -11,6 +13,7 @@ use lattice_core::id::{ActorId, ConfigName, HostId, LatticeName, Revision};
 use lattice_core::policy::rules::Rule;
 use lattice_core::policy::scope::Scope;
 use lattice_core::policy::{Bundle, SecurityPolicy};
+use lattice_core::subject;
 use lattice_core::timing::MAX_ANSWERED_FAILURES;
 use lattice_core::trust::PublicKey;
 use lattice_core::trust::envelope::{Purpose, seal, signed_bytes};
@@ -416,6 +419,43 @@ async fn without_a_network_the_policies_of_last_time_hold() {
     world.until_state("echo", "running").await;
     let report = world.until_state("kv", "failed").await;
     assert_eq!(report.policy.unwrap().lost, None);
+}
+
+/// The policies are there and cannot be read any more: their stream makes room for no other reader.
+async fn shut_policies(world: &World) {
+    let bucket = subject::policy_bucket(world.lattice.name());
+    let (jetstream, name) = (world.lattice.connection().jetstream(), subject::bucket_stream(&bucket));
+    jetstream.delete_stream(&name).await.unwrap();
+    let config = stream::Config { name, subjects: vec![subject::bucket_key(&bucket, ">")], max_consumers: 1, ..Default::default() };
+    let stream = jetstream.create_stream(config).await.unwrap();
+    stream.create_consumer(pull::Config { durable_name: Some("only".to_owned()), ..Default::default() }).await.unwrap();
+    assert!(world.lattice.read_policies().await.is_err());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn where_policies_cannot_be_read_the_plan_is_followed_by_those_of_last_time() {
+    let mut world = World::start().await;
+    let issuer = Issuer::new();
+    let (host, report) = world.joined_with("NEDGE01", &["--trust-policies", issuer.key.as_str()]).await;
+    issuer.put(&world, 1, &["wasmcloud:keyvalue"], |_| {}).await;
+    world.enforced(1).await;
+    stopped(host).await;
+    shut_policies(&world).await;
+    world.wants("echo", program("echo"), &report.id).await;
+    world.commit().await;
+    let host = restarted(&world, &[]);
+    assert_eq!(world.until_state("echo", "running").await.policy.unwrap().policies[&edge()], 1);
+    stopped(host).await;
+
+    let path = world.host_dir("NEDGE01").join("policies.json");
+    let whole = std::fs::read(&path).unwrap();
+    std::fs::write(&path, &whole[..whole.len() / 2]).unwrap();
+    let mut events = world.events().await;
+    let _host = restarted(&world, &[]);
+    let lost = event(&mut events, |event| event.kind == EventKind::TrustLost).await;
+    assert!(lost.message.contains("the policies cannot be read"), "{lost:?}");
+    let state = world.until_state("echo", "failed").await.components[&actor("echo")].state.to_string();
+    assert!(state.contains("nothing is allowed until the host has its policies again"), "{state}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

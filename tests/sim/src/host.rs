@@ -133,8 +133,9 @@ impl Host {
         let now = self.clock.now(env.now);
         let (id, timing) = (self.id.clone(), TimingProfile::default());
         let (policies, force) = Policies::restore(self, env.fault != Some(Fault::StartsBeforePolicies));
+        let enforced = policies.enforced(&force);
         self.process = Some(Process {
-            agent: Agent::new(id.clone(), own.clone(), force).with_faults(faults),
+            agent: Agent::new(id.clone(), own.clone(), force, enforced).with_faults(faults),
             owner: Owner::new(id.clone(), own.clone()).with_faults(faults),
             lease: Lease::new(id, own.clone(), timing).with_faults(faults),
             leased: false,
@@ -550,7 +551,7 @@ impl Host {
             rtt_us: BTreeMap::new(),
             components: process.agent.components().map(component).collect(),
             providers: BTreeMap::new(),
-            policy: Some(process.policies.enforced(process.agent.force())),
+            policy: Some(process.agent.enforced().clone()),
         }
     }
 

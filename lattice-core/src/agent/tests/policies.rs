@@ -290,6 +290,16 @@ fn what_changes_for_an_actor_is_said() {
 }
 
 #[test]
+fn what_is_enforced_is_acknowledged_at_once_and_once() {
+    let mut agent = agent();
+    agent.handle_enforced(enforced(&denying(&[])));
+    assert_eq!((agent.poll_action(), agent.poll_action()), (Some(Action::Report), None));
+    assert_eq!(agent.enforced().policies.values().collect::<Vec<_>>(), [&1]);
+    agent.handle_enforced(enforced(&denying(&[])));
+    assert_eq!(agent.poll_action(), None);
+}
+
+#[test]
 fn what_a_claim_forbids_is_told_from_what_fails() {
     let mut agent = agent();
     let spec = component(b"a", vec![kv_link("edge-data")]);

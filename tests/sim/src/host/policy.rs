@@ -163,16 +163,12 @@ impl Host {
         holding.complete();
         self.policies = Some((holding.marks().clone(), holding.documents()));
         let Some(process) = &mut self.process else { return };
-        let before = process.policies.enforced(process.agent.force());
         process.agent.handle_force(in_force(&holding));
         (process.policies.holding, process.policies.refused) = (holding, refused);
+        process.agent.handle_enforced(process.policies.enforced(process.agent.force()));
         let version = process.policies.version();
-        let changed = process.policies.enforced(process.agent.force()) != before;
         env.watch.handle_policy(&self.id, version);
-        if changed {
-            env.note(format_args!("h{} enforces policy v{version}", self.ix));
-            self.beat(env);
-        }
+        env.note(format_args!("h{} knows policy v{version}", self.ix));
     }
 
     /// A plan from the store.
