@@ -21,9 +21,10 @@ impl Agent {
     }
 
     /// `force` is in force from now on: says what that means for whom, stops what must not run any more, and lets run again
-    /// what may. Nothing happens if it is what was in force.
+    /// what may.
     pub fn handle_force(&mut self, force: Arc<InForce>) {
-        if Arc::ptr_eq(&self.force, &force) || self.force == force {
+        if Arc::ptr_eq(&self.force, &force) {
+            // Asked before each event: nearly always nothing has changed.
             return;
         }
         let before = std::mem::replace(&mut self.force, force.clone());

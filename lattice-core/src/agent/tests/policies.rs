@@ -193,7 +193,7 @@ fn refused_code_is_tried_again_when_trust_changes() {
         agent.handle_force(denying(&[]));
         actions(&mut agent);
         agent.handle_loaded(&id("a"), &spec.digest, refused(true), NOW);
-        agent.handle_force(denying(&["nobody:uses"]));
+        agent.handle_force(denying(&["wasmcloud:httpserver"]));
         assert_eq!(actions(&mut agent), [], "that tells nothing about code");
         agent.handle_force(force(change));
         assert_eq!(actions(&mut agent), again);
@@ -260,7 +260,7 @@ fn another_network_makes_links_to_other_servers_anew() {
     actions(&mut agent);
     agent.handle_force(open());
     assert_eq!(actions(&mut agent), [Action::Run(id("a"), Box::new(spec))], "what could not be made is tried again");
-    agent.handle_force(denying(&["nobody:uses"]));
+    agent.handle_force(denying(&["wasmcloud:httpserver"]));
     assert_eq!(actions(&mut agent), [], "only when that has changed");
     let (mut agent, _) = running(vec![messaging_link(|_| {})], code(&[]));
     agent.handle_force(internal());
@@ -314,7 +314,9 @@ fn what_a_claim_forbids_is_told_from_what_fails() {
     assert_eq!((state(&agent, "a").as_str(), agent.is_forbidden(&id("a"))), ("failed: no such artifact", false));
     agent.handle_force(denying(&["wasi:keyvalue"]));
     assert_eq!((state(&agent, "a").as_str(), agent.is_forbidden(&id("a"))), ("failed: no such artifact", true), "whatever else is wrong");
+    assert_eq!(words(&mut agent).1.last().unwrap(), "a: not allowed to run: failed: no such artifact");
     agent.handle_force(open());
     agent.handle_loaded(&id("a"), &spec.digest, Ok(code(&[])), NOW);
     assert_eq!((state(&agent, "a").as_str(), agent.is_forbidden(&id("a"))), ("running", false));
+    assert_eq!(words(&mut agent).1.last().unwrap(), "a: allowed to run again");
 }
