@@ -15,8 +15,7 @@ use lattice_core::agent::plan_gate::PlanGate;
 use lattice_core::agent::{Action, Agent, Obstacle};
 use lattice_core::heartbeat::Heartbeats;
 use lattice_core::id::{ActorId, Digest, Generation};
-use lattice_core::timing::OFFLINE_START_AFTER;
-use lattice_core::trust::PublicKey;
+use lattice_core::trust::{PublicKey, TrustedKeys};
 use lattice_core::wire;
 use lattice_core::wire::assignment::Assignment;
 use lattice_core::wire::event::EventKind;
@@ -35,6 +34,7 @@ use crate::reporter::Reporter;
 use crate::runtime::{LoadError, Loaded, Shield};
 use crate::sync::Fetched;
 use crate::trust::warden::Told;
+use plan::Store;
 
 /// An event loop that showed no sign of life for so long is stuck: it shows one with each heartbeat.
 const STUCK_AFTER: Duration = Duration::from_secs(15);
@@ -119,15 +119,6 @@ impl Health {
     }
 }
 
-/// What is known of the plan's store, so that each change is said once.
-#[derive(Debug, Clone, PartialEq, Eq)]
-enum Store {
-    Unknown,
-    Read,
-    NoLattice,
-    Unreadable(String),
-}
-
 /// The loop's surroundings: where it sends what it does not do itself.
 pub(crate) struct Outlets {
     pub(crate) recorder: Recorder,
@@ -151,14 +142,12 @@ pub(crate) struct EventLoop {
     started: Instant,
     store: Store,
     connection: Option<ConnectionState>,
-    /// The assignment of the last start, until the store answers or it is time to start from it.
-    kept: Option<Box<Assignment>>,
     /// The newest generation that a restart would come back with.
     kept_generation: Generation,
     last_refusal: Option<String>,
     heartbeats: Heartbeats,
     drained: bool,
-    /// The host complies before it starts anything.
+    /// The assignment, until it may be followed; none in it: the plan holds nothing for this host.
     gate: PlanGate<Option<Box<Assignment>>>,
     /// What policies leave actors.
     shield: Arc<Shield>,
@@ -173,7 +162,7 @@ impl EventLoop {
         executor: Executor,
         reporter: Reporter,
         outlets: Outlets,
-        (shield, gate, issuers): (Arc<Shield>, PlanGate<Option<Box<Assignment>>>, BTreeSet<PublicKey>),
+        (shield, trust): (Arc<Shield>, &TrustedKeys),
         kept: Option<Assignment>,
     ) -> Self {
         Self {
@@ -188,13 +177,13 @@ impl EventLoop {
             store: Store::Unknown,
             connection: None,
             kept_generation: kept.as_ref().map_or(Generation(0), |kept| kept.generation),
-            kept: kept.map(Box::new),
             last_refusal: None,
             heartbeats: Heartbeats::default(),
             drained: false,
-            gate,
+            // Who takes policies from nobody need not wait for any.
+            gate: PlanGate::new(!trust.policies.is_empty(), kept.map(|kept| Some(Box::new(kept))), Duration::ZERO),
             shield,
-            issuers,
+            issuers: trust.actors.clone(),
         }
     }
 
@@ -212,6 +201,7 @@ impl EventLoop {
                 Some(event) => self.handle(event),
                 None => self.handle_timeout(),
             }
+            self.follow_plan();
             self.act();
         }
         // What has finished is nobody's any more.
@@ -225,9 +215,7 @@ impl EventLoop {
     }
 
     fn next_due(&self) -> Duration {
-        let offline_start = self.kept.is_some().then_some(OFFLINE_START_AFTER);
-        let due = self.agent.poll_timeout().into_iter().chain(self.claims.poll_timeout()).chain(offline_start);
-        let due = due.chain(self.gate.poll_timeout());
+        let due = self.agent.poll_timeout().into_iter().chain(self.claims.poll_timeout()).chain(self.gate.poll_timeout());
         due.fold(self.heartbeats.poll_timeout(), Duration::min)
     }
 
@@ -266,12 +254,6 @@ impl EventLoop {
 
     fn handle_timeout(&mut self) {
         let now = self.now();
-        if now >= OFFLINE_START_AFTER
-            && let Some(kept) = self.kept.take()
-        {
-            self.start_from_disk(*kept);
-        }
-        self.release_plan();
         self.agent.handle_timeout(now);
         self.claims.handle_timeout(now);
         if self.heartbeats.is_due(now) {
@@ -284,72 +266,21 @@ impl EventLoop {
         let connected = state == ConnectionState::Connected;
         self.outlets.health.connected.store(connected, Ordering::Relaxed);
         self.outlets.metrics.connected.set(i64::from(connected));
-        if former != Some(state) {
-            self.note_connection(connected);
-        }
         match (former, state) {
             (Some(former), now) if former == now => {}
-            (_, ConnectionState::Connected) => tracing::info!("connected to NATS"),
-            (None, ConnectionState::Disconnected) => {}
-            (Some(_), ConnectionState::Disconnected) => self.trouble("connection to NATS lost, reconnecting"),
-        }
-        if connected {
-            self.send_report();
-        }
-    }
-
-    fn handle_fetched(&mut self, fetched: Fetched) {
-        let store = self.follow_fetched(fetched);
-        self.outlets.health.lattice_found.store(store == Store::Read, Ordering::Relaxed);
-        if store == self.store {
-            return;
-        }
-        match &store {
-            Store::Read => tracing::info!("plan read"),
-            Store::NoLattice => tracing::warn!("nobody has made this lattice yet (`lattice-ctl up` does), waiting for it"),
-            Store::Unreadable(why) => self.trouble(&format!("plan cannot be read, trying again: {why}")),
-            Store::Unknown => {}
-        }
-        self.store = store;
-    }
-
-    fn handle_plan(&mut self, assignment: Option<Box<Assignment>>) {
-        if self.agent.is_draining() {
-            return;
-        }
-        let Some(assignment) = assignment else {
-            if let Some(current) = self.agent.assignment() {
-                tracing::warn!(generation = %current.generation, "the plan holds nothing for this host, it keeps what it has");
+            (_, ConnectionState::Connected) => {
+                self.gate.handle_connected(self.now());
+                tracing::info!("connected to NATS");
             }
-            return;
-        };
-        let offered = assignment.generation;
-        match self.agent.handle_assignment(*assignment, false) {
-            Ok(()) => {
-                self.last_refusal = None;
-                self.follow_assignment();
-            }
-            Err(refusal) => {
-                let why = refusal.to_string();
-                // The same one is offered again at each resync.
-                if self.last_refusal.as_ref() != Some(&why) {
-                    tracing::warn!(%offered, "{why}");
-                    let details = BTreeMap::from([("generation".to_owned(), offered.to_string())]);
-                    self.outlets.recorder.record(EventKind::Refused, why.clone(), details);
-                    self.last_refusal = Some(why);
+            (former, ConnectionState::Disconnected) => {
+                self.gate.handle_disconnected();
+                if former.is_some() {
+                    self.trouble("connection to NATS lost, reconnecting");
                 }
             }
         }
-    }
-
-    /// What else depends on the assignment in force.
-    fn follow_assignment(&mut self) {
-        if let Some(assignment) = self.agent.assignment() {
-            self.lease.set_timing(assignment.timing);
-            // A host on its way out finishes what it owns, and gives it up at the end.
-            if !self.agent.is_draining() {
-                self.claims.assign(&assignment.components);
-            }
+        if connected {
+            self.send_report();
         }
     }
 

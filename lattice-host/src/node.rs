@@ -16,7 +16,6 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures::FutureExt as _;
 use lattice_core::agent::Agent;
-use lattice_core::agent::plan_gate::PlanGate;
 use lattice_core::error::Problem;
 use lattice_core::subject;
 use lattice_core::wire;
@@ -152,13 +151,10 @@ impl Node {
 
         recorder.record(EventKind::Hello, format!("host {} joins", config.name), BTreeMap::new());
         let agent = Agent::new(origin.host.clone(), origin.incarnation.clone(), shield.in_force(), enforced);
-        // Who takes policies from nobody need not wait for any.
-        let gate = PlanGate::new(!config.trust.policies.is_empty());
-        let trust = (shield, gate, config.trust.actors.clone());
         let outlets = Outlets { recorder: recorder.clone(), metrics, health, report, keep };
-        let last = EventLoop::new(agent, owned, executor, Reporter::new(origin.clone(), config, round_trips), outlets, trust, kept)
-            .run(inbox)
-            .await;
+        let trust = config.trust.clone();
+        let reporter = Reporter::new(origin.clone(), config, round_trips);
+        let last = EventLoop::new(agent, owned, executor, reporter, outlets, (shield, &trust), kept).run(inbox).await;
 
         recorder.record(EventKind::Bye, format!("host {} leaves", origin.name), BTreeMap::new());
         leaving.cancel();

@@ -1,37 +1,47 @@
-//! When the plan is followed: not before the policies were read, so that a host that was away complies before it starts
-//! anything, and from the disk where the store does not answer.
+//! The plan: what the store says of it, when it is followed, and what follows with it.
 
+use std::collections::BTreeMap;
+use std::sync::atomic::Ordering;
+
+use lattice_core::agent::plan_gate::Origin;
 use lattice_core::wire::assignment::Assignment;
+use lattice_core::wire::event::EventKind;
 
-use super::{EventLoop, Fetched, Store};
+use super::{EventLoop, Fetched};
 use crate::reason;
 use crate::trust::warden::Told;
 
+/// What is known of the plan's store, so that each change is said once.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Store {
+    Unknown,
+    Read,
+    NoLattice,
+    Unreadable(String),
+}
+
 impl EventLoop {
-    /// The connection has come, or gone.
-    pub(super) fn note_connection(&mut self, connected: bool) {
-        let now = self.now();
-        if connected {
-            self.gate.handle_connected(now);
-        } else if let Some(waited) = self.gate.handle_disconnected() {
-            self.kept = self.kept.take().or(waited);
+    /// The store was asked for the plan.
+    pub(super) fn handle_fetched(&mut self, fetched: Fetched) {
+        let store = match fetched {
+            Fetched::Plan(assignment) => {
+                self.gate.handle_plan(assignment);
+                Store::Read
+            }
+            Fetched::NoLattice => Store::NoLattice,
+            Fetched::Failed(error) => Store::Unreadable(reason::of(&error)),
+        };
+        self.outlets.health.lattice_found.store(store == Store::Read, Ordering::Relaxed);
+        if store == self.store {
+            return;
         }
-    }
-
-    /// A plan from the store.
-    pub(super) fn offer_plan(&mut self, assignment: Option<Box<Assignment>>) {
-        let now = self.now();
-        if let Some(assignment) = self.gate.handle_plan(assignment, now) {
-            self.handle_plan(assignment);
+        match &store {
+            Store::Read => tracing::info!("plan read"),
+            Store::NoLattice => tracing::warn!("nobody has made this lattice yet (`lattice-ctl up` does), waiting for it"),
+            Store::Unreadable(why) => self.trouble(&format!("plan cannot be read, trying again: {why}")),
+            Store::Unknown => {}
         }
-    }
-
-    /// Takes the plan that waited, if it need not wait any more.
-    pub(super) fn release_plan(&mut self) {
-        let now = self.now();
-        if let Some(assignment) = self.gate.poll(now) {
-            self.handle_plan(assignment);
-        }
+        self.store = store;
     }
 
     /// Policies were read or have changed, or time has passed that matters to them. What is in force the agent knows already.
@@ -43,28 +53,55 @@ impl EventLoop {
             self.outlets.recorder.record(kind, message, details);
         }
         self.agent.handle_enforced(told.enforced);
-        self.release_plan();
     }
 
-    /// How the plan was read, once it may be acted upon.
-    pub(super) fn follow_fetched(&mut self, fetched: Fetched) -> Store {
-        match fetched {
-            Fetched::Plan(assignment) => {
-                // The store's word counts more than what was kept.
-                self.kept = None;
-                self.offer_plan(assignment);
-                Store::Read
+    /// Follows the plan if there is one that need not wait any more.
+    pub(super) fn follow_plan(&mut self) {
+        let Some((assignment, origin)) = self.gate.poll(self.now()) else { return };
+        if self.agent.is_draining() {
+            return;
+        }
+        match assignment {
+            Some(assignment) => self.follow(*assignment, origin),
+            None => {
+                if let Some(current) = self.agent.assignment() {
+                    tracing::warn!(generation = %current.generation, "the plan holds nothing for this host, it keeps what it has");
+                }
             }
-            Fetched::NoLattice => Store::NoLattice,
-            Fetched::Failed(error) => Store::Unreadable(reason::of(&error)),
         }
     }
 
-    pub(super) fn start_from_disk(&mut self, kept: Assignment) {
-        tracing::warn!(generation = %kept.generation, "the plan cannot be read: starting from the assignment on disk");
-        match self.agent.handle_assignment(kept, true) {
-            Ok(()) => self.follow_assignment(),
-            Err(refusal) => tracing::warn!(%refusal, "assignment on disk refused"),
+    fn follow(&mut self, assignment: Assignment, origin: Origin) {
+        let offered = assignment.generation;
+        if origin == Origin::Disk {
+            tracing::warn!(generation = %offered, "the plan cannot be read: starting from the assignment on disk");
+        }
+        match self.agent.handle_assignment(assignment, origin == Origin::Disk) {
+            Ok(()) => {
+                self.last_refusal = None;
+                self.follow_assignment();
+            }
+            Err(refusal) => {
+                let why = refusal.to_string();
+                // The same one is offered again at each resync.
+                if self.last_refusal.as_ref() != Some(&why) {
+                    tracing::warn!(%offered, "{why}");
+                    let details = BTreeMap::from([("generation".to_owned(), offered.to_string())]);
+                    self.outlets.recorder.record(EventKind::Refused, why.clone(), details);
+                    self.last_refusal = Some(why);
+                }
+            }
+        }
+    }
+
+    /// What else depends on the assignment in force.
+    fn follow_assignment(&mut self) {
+        if let Some(assignment) = self.agent.assignment() {
+            self.lease.set_timing(assignment.timing);
+            // A host on its way out finishes what it owns, and gives it up at the end.
+            if !self.agent.is_draining() {
+                self.claims.assign(&assignment.components);
+            }
         }
     }
 }

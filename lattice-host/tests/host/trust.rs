@@ -273,7 +273,7 @@ async fn a_denied_contract_stops_the_actor_until_a_policy_allows_it_again() {
     let mut world = World::start().await;
     let issuer = Issuer::new();
     let mut events = world.events().await;
-    let (_host, report) = world.joined_with("NEDGE01", &["--trust-policies", issuer.key.as_str()]).await;
+    let (host, report) = world.joined_with("NEDGE01", &["--trust-policies", issuer.key.as_str()]).await;
     world.wants("kv", program("kv-user"), &report.id).await;
     world.link("kv", ProviderKind::KvMemory, &[("bucket", "a")]).await;
     world.wants("echo", program("echo"), &report.id).await;
@@ -287,10 +287,12 @@ async fn a_denied_contract_stops_the_actor_until_a_policy_allows_it_again() {
     let state = report.components[&actor("kv")].state.to_string();
     assert!(state.starts_with("failed: capability denied: wasmcloud:keyvalue: policy edge v2 denies it"), "{state}");
     assert_eq!(report.components[&actor("echo")].state, ComponentState::Running, "who needs it not runs on");
-    assert_eq!(report.policy.unwrap().policies[&edge()], 2);
+    world.enforced(2).await;
     let told = event(&mut events, |event| event.kind == EventKind::PolicyStopped).await;
     assert!(told.message.contains("kv stopped: capability denied: wasmcloud:keyvalue: policy edge v2 denies it"), "{told:?}");
     assert_eq!(told.details["policies"], "edge v2");
+
+    assert!(host.log().contains("audit: not allowed to run: failed: capability denied: wasmcloud:keyvalue"), "{}", host.log());
 
     // An older one, and another one under the same number, change nothing.
     issuer.put(&world, 1, &[], |_| {}).await;
@@ -445,6 +447,15 @@ async fn where_policies_cannot_be_read_the_plan_is_followed_by_those_of_last_tim
     world.commit().await;
     let host = restarted(&world, &[]);
     assert_eq!(world.until_state("echo", "running").await.policy.unwrap().policies[&edge()], 1);
+    stopped(host).await;
+
+    // Nor is it forgotten when the connection goes while it waits.
+    std::fs::remove_file(world.host_dir("NEDGE01").join("assignment.json")).unwrap();
+    let host = restarted(&world, &[]);
+    logged(&host, "plan read").await;
+    let port = world.stop_server().await;
+    logged(&host, "actor echo runs").await;
+    world.start_server(port).await;
     stopped(host).await;
 
     let path = world.host_dir("NEDGE01").join("policies.json");

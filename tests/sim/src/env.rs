@@ -151,10 +151,8 @@ pub enum HostEvent {
     Resync(u32),
     /// The policies in the store are looked at again.
     PolicyResync(u32),
-    /// A plan that waits for the policies waits no more.
-    Release,
-    /// The plan could not be read for so long that the assignment on disk counts.
-    Offline,
+    /// A plan has waited long enough: for the policies, or for one that the store would give.
+    Follow,
     /// Code was loaded, or not.
     Loaded(ActorId, Digest, bool),
     /// A provider was started, or not.

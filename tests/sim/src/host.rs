@@ -14,6 +14,7 @@ mod slot;
 use std::collections::BTreeMap;
 use std::rc::Rc;
 
+use lattice_core::agent::plan_gate::Origin;
 use lattice_core::agent::{Action, Agent, LoadedCode, Obstacle};
 use lattice_core::fault::Fault;
 use lattice_core::heartbeat::Heartbeats;
@@ -86,7 +87,6 @@ pub struct Process {
     lapsed: bool,
     timing: TimingProfile,
     heartbeats: Heartbeats,
-    kept: Option<Assignment>,
     beats: u64,
     calls: BTreeMap<u64, Pending>,
     next_call: u64,
@@ -132,7 +132,7 @@ impl Host {
         let faults = env.faults();
         let now = self.clock.now(env.now);
         let (id, timing) = (self.id.clone(), TimingProfile::default());
-        let (policies, force) = Policies::restore(self, env.fault != Some(Fault::StartsBeforePolicies));
+        let (policies, force) = Policies::restore(self, env.fault != Some(Fault::StartsBeforePolicies), now);
         let enforced = policies.enforced(&force);
         self.process = Some(Process {
             agent: Agent::new(id.clone(), own.clone(), force, enforced).with_faults(faults),
@@ -142,7 +142,6 @@ impl Host {
             lapsed: false,
             timing,
             heartbeats: Heartbeats::default(),
-            kept: self.disk.clone(),
             beats: 0,
             calls: BTreeMap::new(),
             next_call: 0,
@@ -162,7 +161,7 @@ impl Host {
         env.at(env.now + 1, Event::World(WorldEvent::Connect(self.ix, self.boot)));
         env.at(env.now + 2, Event::Host(self.ix, self.boot, HostEvent::Wake));
         let offline = self.clock.when(now.saturating_add(OFFLINE_START_AFTER));
-        env.at(offline, Event::Host(self.ix, self.boot, HostEvent::Offline));
+        env.at(offline, Event::Host(self.ix, self.boot, HostEvent::Follow));
     }
 
     /// The process is gone, however that came.
@@ -212,6 +211,7 @@ impl Host {
         }
         self.watch_lease(env);
         self.take(what, env);
+        self.follow_plan(env);
         self.settle(env);
         self.check_policy(env);
     }
@@ -246,13 +246,8 @@ impl Host {
                 }
             }
             HostEvent::PolicyResync(number) => self.resync_policies(number, env),
-            HostEvent::Release => self.release_plan(env),
-            HostEvent::Offline => {
-                if let Some(kept) = process.kept.take() {
-                    env.note(format_args!("h{} starts from its disk", self.ix));
-                    self.follow(kept, true, env);
-                }
-            }
+            // Looked at after each event.
+            HostEvent::Follow => {}
             HostEvent::Loaded(actor, digest, ok) => {
                 let code = LoadedCode { shape: scene::shape(&actor), claim: None };
                 let outcome = if ok { Ok(code) } else { Err((Obstacle::Failed("it could not be fetched".to_owned()), true)) };
@@ -450,10 +445,7 @@ impl Host {
         let number = process.resync;
         let pause = match reply {
             Reply::Found(found) => {
-                process.kept = None;
-                if let Some(assignment) = found.and_then(|(body, _)| wire::decode::<Assignment>(&body).ok()) {
-                    self.offer_plan(assignment, env);
-                }
+                process.policies.gate.handle_plan(found.and_then(|(body, _)| wire::decode(&body).ok()));
                 if again { 1 } else { RESYNC_INTERVAL.as_millis() as Millis }
             }
             _ => REREAD,
@@ -461,22 +453,23 @@ impl Host {
         env.at(env.now + pause, Event::Host(self.ix, self.boot, HostEvent::Resync(number)));
     }
 
-    /// Takes an assignment, from the store or from the disk.
-    fn follow(&mut self, assignment: Assignment, from_disk: bool, env: &mut Env) {
+    /// Follows the plan if there is one that need not wait any more.
+    fn follow_plan(&mut self, env: &mut Env) {
         let now = self.clock.now(env.now);
         let Some(process) = &mut self.process else { return };
+        let Some((Some(assignment), origin)) = process.policies.gate.poll(now) else { return };
         if process.agent.is_draining() {
             return;
         }
         let (generation, timing, components) = (assignment.generation, assignment.timing, assignment.components.clone());
-        match process.agent.handle_assignment(assignment, from_disk) {
+        match process.agent.handle_assignment(assignment, origin == Origin::Disk) {
             Ok(()) => {
                 process.timing = timing;
                 process.lease.set_timing(timing);
                 process.owner.handle_assignment(&components);
                 if generation > process.followed {
-                    env.note(format_args!("h{} follows {generation}", self.ix));
-                    if !from_disk && process.policies.are_awaited(now) {
+                    env.note(format_args!("h{} follows {generation} from {origin:?}", self.ix));
+                    if process.policies.are_awaited(now) {
                         env.watch.fail(Rule::StartedEarly, format!("h{} follows {generation} before it has read the policies", self.ix));
                     }
                 }

@@ -42,7 +42,7 @@ pub(super) struct Policies {
     read_again: bool,
     /// Counts reads, so that only the last one's timer counts.
     resync: u32,
-    gate: PlanGate<Assignment>,
+    pub(super) gate: PlanGate<Option<Assignment>>,
     /// For the rule: since when there is a connection, unless they were read over it.
     unread_since: Option<Duration>,
 }
@@ -55,8 +55,8 @@ fn judged<T>(host: &Host, question: impl FnOnce(&Judge<'_>) -> T) -> T {
 }
 
 impl Policies {
-    /// From what is on the disk, with what is in force of it; `awaited`: plans wait for them.
-    pub(super) fn restore(host: &Host, awaited: bool) -> (Self, Arc<InForce>) {
+    /// From what is on the disk, with what is in force of it; `awaited`: plans wait for them. The host starts at `now`.
+    pub(super) fn restore(host: &Host, awaited: bool, now: Duration) -> (Self, Arc<InForce>) {
         let (marks, documents) = match &host.policies {
             Some((marks, documents)) => (Stored::Found(marks.clone()), Stored::Found(documents.clone())),
             None => (Stored::Absent, Stored::Absent),
@@ -69,7 +69,7 @@ impl Policies {
             reading: false,
             read_again: false,
             resync: 0,
-            gate: PlanGate::new(awaited),
+            gate: PlanGate::new(awaited, host.disk.clone().map(Some), now),
             unread_since: None,
         };
         (policies, force)
@@ -104,10 +104,10 @@ impl Host {
         if connected {
             process.policies.gate.handle_connected(now);
             let until = self.clock.when(now.saturating_add(OFFLINE_START_AFTER));
-            env.at(until, Event::Host(self.ix, self.boot, HostEvent::Release));
+            env.at(until, Event::Host(self.ix, self.boot, HostEvent::Follow));
             self.read_policies(env);
-        } else if let Some(waited) = process.policies.gate.handle_disconnected() {
-            process.kept.get_or_insert(waited);
+        } else {
+            process.policies.gate.handle_disconnected();
         }
     }
 
@@ -138,7 +138,6 @@ impl Host {
                 policies.unread_since = None;
                 policies.gate.handle_policies_read();
                 self.offer(entries.iter().map(|(_, document, _)| &**document), env);
-                self.release_plan(env);
                 if again { 1 } else { RESYNC_INTERVAL.as_millis() as Millis }
             }
             _ => REREAD,
@@ -169,23 +168,6 @@ impl Host {
         let version = process.policies.version();
         env.watch.handle_policy(&self.id, version);
         env.note(format_args!("h{} knows policy v{version}", self.ix));
-    }
-
-    /// A plan from the store.
-    pub(super) fn offer_plan(&mut self, assignment: Assignment, env: &mut Env) {
-        let now = self.clock.now(env.now);
-        let taken = self.process.as_mut().and_then(|process| process.policies.gate.handle_plan(assignment, now));
-        if let Some(assignment) = taken {
-            self.follow(assignment, false, env);
-        }
-    }
-
-    /// Takes the plan that waited, if it need not wait any more.
-    pub(super) fn release_plan(&mut self, env: &mut Env) {
-        let now = self.clock.now(env.now);
-        if let Some(assignment) = self.process.as_mut().and_then(|process| process.policies.gate.poll(now)) {
-            self.follow(assignment, false, env);
-        }
     }
 
     /// Nothing runs that the policies in force stop.
