@@ -295,4 +295,12 @@ mod tests {
         check("600000", Duration::from_millis(50)).await;
         check("50", Duration::from_secs(600)).await;
     }
+
+    #[tokio::test]
+    async fn nothing_begins_through_a_link_that_was_removed() {
+        let link = link("600000");
+        link.revoke();
+        let called = link.bounded(Instant::now() + PATIENCE, async { "an answer that is there at once" }).await;
+        assert!(matches!(called, Err(LinkCallError::Revoked(_))), "{called:?}");
+    }
 }

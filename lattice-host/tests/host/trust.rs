@@ -456,6 +456,7 @@ async fn where_policies_cannot_be_read_the_plan_is_followed_by_those_of_last_tim
     let port = world.stop_server().await;
     logged(&host, "actor echo runs").await;
     world.start_server(port).await;
+    world.until_state("echo", "running").await;
     stopped(host).await;
 
     let path = world.host_dir("NEDGE01").join("policies.json");

@@ -73,7 +73,7 @@ async fn failures_become_statuses() {
     let world = World::new();
     let actor = hello(&world, |settings| {
         settings.limits.cpu_ms = 200;
-        settings.limits.deadline_ms = 1000;
+        settings.limits.deadline_ms = 4000;
     })
     .await;
     check(&actor, "/trap", 500, "actor trapped").await;

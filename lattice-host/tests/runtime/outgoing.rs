@@ -254,12 +254,12 @@ async fn a_link_that_is_removed_ends_what_goes_on_through_it() {
     let actor = stage.reaching("127.0.0.1:*").await;
     let waits = {
         let (actor, get) = (actor.clone(), format!("GET {}", stage.url("/never")));
-        tokio::spawn(async move { refused(&actor, &get).await })
+        tokio::spawn(async move { call(&actor, &get).await })
     };
     tokio::time::timeout(PATIENCE, stage.server.entered.notified()).await.expect("the request arrives");
     assert!(actor.reconfigure(settings("http-user"), stage.links(Vec::new())).is_err(), "no more link for it");
-    let failed = waits.await.unwrap();
-    assert!(failed.contains("HttpRequestDenied"), "{failed}");
+    let failed = waits.await.unwrap().unwrap_err();
+    assert!(matches!(&failed, InvokeError::Outage(text) if text.contains("HttpRequestDenied")), "no fault of the message: {failed:?}");
     assert!(stage.denials().contains("link `out` was removed or changed"), "{}", stage.denials());
 }
 
@@ -380,9 +380,15 @@ async fn servers_that_do_not_answer_cost_the_links_timeout() {
 async fn connecting_may_take_half_of_the_links_time() {
     let stage = Stage::new().await;
     let actor = stage.actor(vec![stage.link("127.0.0.1:*", &[("timeout-ms", "600")], &[])]).await;
-    call(&actor, &format!("GET {}", stage.url("/"))).await.unwrap();
-    let patience: Vec<_> = stage.outlet.sent.lock().unwrap().iter().map(|target| target.patience.connect).collect();
-    assert_eq!(patience, [Some(Duration::from_millis(300))]);
+    for method in ["GET", "GET:100:200:250", "GET:5000:200:250"] {
+        call(&actor, &format!("{method} {}", stage.url("/"))).await.unwrap();
+    }
+    let millis = |wait: Option<Duration>| wait.map(|wait| wait.as_millis());
+    let sent = stage.outlet.sent.lock().unwrap();
+    let patience = sent.iter().map(|target| &target.patience);
+    let patience: Vec<_> = patience.map(|p| (millis(p.connect), millis(p.first_byte), millis(p.between_bytes))).collect();
+    let wanted = |connect| (Some(connect), Some(200), Some(250));
+    assert_eq!(patience, [(Some(300), None, None), wanted(100), wanted(300)], "an actor may wait for less");
 }
 
 #[tokio::test]

@@ -200,12 +200,17 @@ async fn permit(free: &Arc<Semaphore>) -> Result<OwnedSemaphorePermit, RequestEr
     free.clone().acquire_owned().await.map_err(|error| RequestError::Failed(error.to_string()))
 }
 
+/// What the next of `addresses` may take of the time that is left, so that a silent one leaves enough for the others.
+fn share(left: Duration, addresses: usize) -> Duration {
+    left.checked_div(u32::try_from(addresses).unwrap_or(u32::MAX)).unwrap_or_default()
+}
+
 /// Tries the addresses one after the other; each has its share of the time that is left.
 async fn connect(addresses: &[SocketAddr], end: Instant, patience: Duration) -> Result<TcpStream, RequestError> {
     let mut last = RequestError::Failed("no address to connect to".to_owned());
-    let mut left = u32::try_from(addresses.len().min(MAX_ATTEMPTS)).unwrap_or(1);
+    let mut left = addresses.len().min(MAX_ATTEMPTS);
     for address in addresses.iter().take(MAX_ATTEMPTS) {
-        let share = end.saturating_duration_since(Instant::now()).checked_div(left).unwrap_or_default();
+        let share = share(end.saturating_duration_since(Instant::now()), left);
         left = left.saturating_sub(1);
         last = match timeout(share, TcpStream::connect(address)).await {
             Ok(Ok(stream)) => {
@@ -219,4 +224,16 @@ async fn connect(addresses: &[SocketAddr], end: Instant, patience: Duration) -> 
         };
     }
     Err(last)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_address_has_its_share_of_the_time() {
+        let second = Duration::from_secs(1);
+        assert_eq!([4, 2, 1].map(|addresses| share(second, addresses).as_millis()), [250, 500, 1000]);
+        assert_eq!(share(second, 0), Duration::ZERO);
+    }
 }

@@ -61,13 +61,7 @@ fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
 
 fn config(also: Vec<CertificateDer<'static>>) -> Result<ClientConfig, RequestError> {
     let native = rustls_native_certs::load_native_certs();
-    let mut roots = RootCertStore::empty();
-    // Machines have old certificates that nothing can read; those that can be are what counts.
-    roots.add_parsable_certificates(native.certs.into_iter().chain(also));
-    if roots.is_empty() {
-        let why = native.errors.first().map(|error| format!(": {error}")).unwrap_or_default();
-        return Err(RequestError::Setup(format!("no certificate authority is known on this machine{why}")));
-    }
+    let roots = roots(native.certs.into_iter().chain(also), native.errors.first())?;
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let builder = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
     let builder = builder.map_err(|error| RequestError::Setup(error.to_string()))?;
@@ -76,10 +70,39 @@ fn config(also: Vec<CertificateDer<'static>>) -> Result<ClientConfig, RequestErr
     Ok(config)
 }
 
+/// Whom to trust, of `found` certificates; `trouble` is why there may be none.
+fn roots(
+    found: impl IntoIterator<Item = CertificateDer<'static>>,
+    trouble: Option<&rustls_native_certs::Error>,
+) -> Result<RootCertStore, RequestError> {
+    let mut roots = RootCertStore::empty();
+    // Machines have old certificates that nothing can read; those that can be are what counts.
+    roots.add_parsable_certificates(found);
+    if roots.is_empty() {
+        let why = trouble.map(|error| format!(": {error}")).unwrap_or_default();
+        return Err(RequestError::Setup(format!("no certificate authority is known on this machine{why}")));
+    }
+    Ok(roots)
+}
+
 fn unsecured(error: &std::io::Error) -> RequestError {
     match error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()) {
         Some(rustls::Error::InvalidCertificate(why)) => RequestError::Certificate(why.to_string()),
         Some(other) => RequestError::Tls(other.to_string()),
         None => RequestError::Tls(fault::chain(error)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_machine_that_trusts_nobody_is_said_to_be_one() {
+        let unreadable = CertificateDer::from(vec![1, 2, 3]);
+        for found in [vec![], vec![unreadable]] {
+            let why = roots(found, None).unwrap_err();
+            assert_eq!(why, RequestError::Setup("no certificate authority is known on this machine".to_owned()));
+        }
     }
 }

@@ -3,6 +3,7 @@
 
 mod certificate;
 
+use std::collections::BTreeSet;
 use std::io::Write as _;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -79,7 +80,7 @@ impl Silent {
 /// Reads a request's head, then says `answer`.
 async fn answer<T: AsyncRead + AsyncWrite + Unpin>(stream: &mut T, answer: &str) -> String {
     let mut seen = Vec::new();
-    while !seen.ends_with(b"\r\n\r\n") {
+    while !seen.windows(4).any(|end| end == b"\r\n\r\n") {
         assert!(stream.read_buf(&mut seen).await.unwrap() > 0, "closed after {:?}", String::from_utf8_lossy(&seen));
     }
     stream.write_all(answer.as_bytes()).await.unwrap();
@@ -106,6 +107,7 @@ async fn a_request_goes_to_the_first_address_that_takes_it() {
     assert_eq!((response.status().as_u16(), text(response).await.unwrap().as_str()), (200, "ok"));
     let head = seen.recv().await.unwrap();
     assert!(head.starts_with("GET /path?query HTTP/1.1\r\n") && head.contains("host: server.test\r\n"), "{head}");
+    assert!(head.contains("connection: close\r\n"), "nothing comes over this connection again: {head}");
     // Of two that would take it the second hears nothing.
     let (other, mut unheard) = server(OK).await;
     assert_eq!(text(send(&*outlet, plain(&[address, other])).await.unwrap()).await.unwrap(), "ok");
@@ -113,6 +115,8 @@ async fn a_request_goes_to_the_first_address_that_takes_it() {
     let away = nobody().await;
     assert_eq!(send(&*outlet, plain(&[away])).await.unwrap_err(), RequestError::Refused(away));
     assert!(send(&*outlet, plain(&[])).await.is_err());
+    // A name that stands for very many addresses is not tried for ever.
+    assert_eq!(send(&*outlet, plain(&[away, away, away, away, address])).await.unwrap_err(), RequestError::Refused(away));
 }
 
 #[tokio::test]
@@ -136,13 +140,19 @@ async fn names_and_addresses_are_resolved() {
     let outlet = outlet(Limits { lookups: 1, ..Limits::default() });
     assert_eq!(outlet.resolve("192.0.2.1", 80).await.unwrap(), ["192.0.2.1:80".parse().unwrap()]);
     assert_eq!(outlet.resolve("::1", 80).await.unwrap(), ["[::1]:80".parse().unwrap()]);
-    assert!(outlet.resolve("localhost", 80).await.unwrap().iter().all(|address| address.ip().is_loopback()));
+    let local = outlet.resolve("localhost", 8080).await.unwrap();
+    assert!(local.iter().all(|address| address.ip().is_loopback() && address.port() == 8080), "{local:?}");
+    assert_eq!(local.iter().collect::<BTreeSet<_>>().len(), local.len(), "each once: {local:?}");
     // Where no resolver can be asked nobody knows; where one can there is no such name (RFC 2606).
     let unknown = outlet.resolve("nobody.invalid", 80).await.unwrap_err();
     let known = unknown == RequestError::UnknownHost("nobody.invalid".to_owned());
     assert!(known || unknown.is_outage() && unknown.to_string().contains("`nobody.invalid` cannot be resolved"), "{unknown}");
     // No resolver is needed to see that this is none.
     assert_eq!(outlet.resolve("a..b", 80).await.unwrap_err(), RequestError::UnknownHost("a..b".to_owned()));
+    // An address is no name: it waits for no look-up.
+    let busy = self::outlet(Limits { lookups: 0, ..Limits::default() });
+    assert_eq!(busy.resolve("192.0.2.1", 80).await.unwrap().len(), 1);
+    assert!(tokio::time::timeout(Duration::from_millis(100), busy.resolve("localhost", 80)).await.is_err());
 }
 
 #[tokio::test]
@@ -156,11 +166,64 @@ async fn what_servers_do_wrong() {
     check("", |error| matches!(error, RequestError::Terminated(_))).await;
     check("220 mail ready\r\n\r\n", |error| matches!(error, RequestError::Protocol(_))).await;
     check("HTTP/1.1 200 OK\r\ncontent-length: 1000\r\n\r\n", |error| *error == RequestError::ResponseTooLarge { limit: 100 }).await;
+    let large: &'static str = Box::leak(format!("HTTP/1.1 200 OK\r\na: {}\r\n\r\n", "b".repeat(20_000)).into_boxed_str());
+    check(large, |error| *error == RequestError::HeadTooLarge { limit: 8192 }).await;
     let many: &'static str = Box::leak(format!("HTTP/1.1 200 OK\r\n{}\r\n", "a: b\r\n".repeat(30)).into_boxed_str());
     check(many, |error| matches!(error, RequestError::HeadTooLarge { .. } | RequestError::Protocol(_))).await;
     let (address, _seen) = server("HTTP/1.1 200 OK\r\ncontent-length: 50\r\n\r\nshort").await;
     let cut = text(send(&*outlet, plain(&[address])).await.unwrap()).await.unwrap_err();
     assert!(cut.starts_with("connection ended"), "{cut}");
+    // A body whose length nobody has said.
+    let piece = "32\r\n01234567890123456789012345678901234567890123456789\r\n";
+    let chunked = format!("HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n{}0\r\n\r\n", piece.repeat(3));
+    let (address, _seen) = server(Box::leak(chunked.into_boxed_str())).await;
+    let long = text(send(&*outlet, plain(&[address])).await.unwrap()).await.unwrap_err();
+    assert_eq!(long, "the response has more than 100 bytes");
+}
+
+#[tokio::test]
+async fn requests_have_a_largest_size() {
+    let outlet = outlet(Limits { body_bytes: 100, ..Limits::default() });
+    for (size, refused) in [(100, false), (101, true)] {
+        let (address, _seen) = server(OK).await;
+        let body = Full::new(Bytes::from(vec![b'a'; size])).map_err(|never| match never {}).boxed_unsync();
+        let answered = tokio::time::timeout(PATIENCE, outlet.send(request("/").map(|_| body), plain(&[address]))).await.unwrap();
+        assert_eq!(answered.err(), refused.then_some(RequestError::RequestTooLarge { limit: 100 }), "{size}");
+    }
+}
+
+#[tokio::test]
+async fn heads_have_the_least_size_that_can_be_worked_with() {
+    let (address, _seen) = server(OK).await;
+    let outlet = outlet(Limits { head_bytes: 1, ..Limits::default() });
+    assert_eq!(text(send(&*outlet, plain(&[address])).await.unwrap()).await.unwrap(), "ok");
+}
+
+#[tokio::test]
+async fn bodies_must_keep_coming() {
+    let idle = |millis| Limits { idle_time: Duration::from_millis(millis), ..Limits::default() };
+    for (limits, wanted, ends) in [(idle(100), None, 100), (idle(100), Some(60_000), 100), (idle(60_000), Some(100), 100)] {
+        let (listener, address) = listen().await;
+        let outlet = outlet(limits);
+        let between_bytes = wanted.map(Duration::from_millis);
+        let target = Target { patience: Patience { between_bytes, ..Patience::default() }, ..plain(&[address]) };
+        let sending = tokio::spawn(async move { send(&*outlet, target).await });
+        let (mut stream, _) = listener.accept().await.unwrap();
+        answer(&mut stream, "HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nab").await;
+        let mut body = sending.await.unwrap().unwrap().into_body();
+        let frame = tokio::time::timeout(PATIENCE, body.frame()).await.expect("what has come").unwrap().unwrap();
+        assert_eq!(frame.into_data().unwrap(), "ab");
+        // Whoever looks again and again does not make it wait any longer.
+        let ended = async {
+            loop {
+                if let Ok(frame) = tokio::time::timeout(Duration::from_millis(10), body.frame()).await {
+                    return frame.unwrap().unwrap_err().to_string();
+                }
+            }
+        };
+        let ended = tokio::time::timeout(PATIENCE, ended).await.expect("the body hangs");
+        assert_eq!(ended, format!("no answer within {ends} ms"), "{wanted:?}");
+    }
 }
 
 #[tokio::test]
@@ -204,6 +267,7 @@ async fn secure_server(certificate: &Certificate) -> SocketAddr {
         while let Ok((stream, _)) = listener.accept().await {
             let serve = async |stream: TcpStream| {
                 let mut stream = acceptor.accept(stream).await?;
+                assert_eq!(stream.get_ref().1.alpn_protocol(), Some(b"http/1.1".as_slice()));
                 answer(&mut stream, OK).await;
                 stream.shutdown().await
             };

@@ -1,9 +1,10 @@
 //! Sends a request for every line of the payload, `<method> <url> <body>`, and answers with `<status> <body>` line by line;
-//! the first error is the handler's error. The body is what `<body>` says, or nothing.
+//! the first error is the handler's error. The body is what `<body>` says, or nothing. `<method>:<a>:<b>:<c>` waits at most so
+//! many milliseconds for the connection, the first byte, and between bytes.
 
 use programs::outgoing::wasi::http::outgoing_handler::handle;
 use programs::outgoing::wasi::http::types::{
-    ErrorCode, Fields, IncomingBody, IncomingResponse, Method, OutgoingBody, OutgoingRequest, Scheme, http_error_code,
+    ErrorCode, Fields, IncomingBody, IncomingResponse, Method, OutgoingBody, OutgoingRequest, RequestOptions, Scheme, http_error_code,
 };
 use programs::outgoing::wasi::io::streams::StreamError;
 use programs::{BrokerMessage, text};
@@ -39,17 +40,30 @@ fn send(method: &str, url: &str, body: &str) -> Result<IncomingResponse, ErrorCo
     let (authority, path) = rest.find('/').map_or((rest, "/"), |slash| rest.split_at(slash));
     let refused = |()| ErrorCode::HttpRequestUriInvalid;
     let request = OutgoingRequest::new(Fields::new());
+    let (method, waits) = method.split_once(':').unwrap_or((method, ""));
+    let options = options(waits).map_err(refused)?;
     request.set_method(&named(method)).map_err(refused)?;
     request.set_scheme(Some(if scheme == "https" { &Scheme::Https } else { &Scheme::Http })).map_err(refused)?;
     request.set_authority(Some(authority)).map_err(refused)?;
     request.set_path_with_query(Some(path)).map_err(refused)?;
     let outgoing = request.body().map_err(refused)?;
-    let coming = handle(request, None)?;
+    let coming = handle(request, options)?;
     write(&outgoing, body.as_bytes()).map_err(|error| code(&error))?;
     OutgoingBody::finish(outgoing, None)?;
     coming.subscribe().block();
     // Ready, and asked for once.
     coming.get().ok_or(ErrorCode::HttpProtocolError)?.map_err(|()| ErrorCode::HttpProtocolError)?
+}
+
+/// How long to wait for what.
+fn options(waits: &str) -> Result<Option<RequestOptions>, ()> {
+    let waits: Vec<Option<u64>> = waits.split(':').map(|millis| Some(millis.parse::<u64>().ok()? * 1_000_000)).collect();
+    let [connect, first_byte, between_bytes] = waits[..] else { return Ok(None) };
+    let options = RequestOptions::new();
+    options.set_connect_timeout(connect)?;
+    options.set_first_byte_timeout(first_byte)?;
+    options.set_between_bytes_timeout(between_bytes)?;
+    Ok(Some(options))
 }
 
 fn named(method: &str) -> Method {

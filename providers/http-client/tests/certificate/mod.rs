@@ -60,7 +60,10 @@ impl Certificate {
         let builder = ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
         let chain = vec![CertificateDer::from(self.der.clone())];
         let key = PrivatePkcs8KeyDer::from(self.key.clone()).into();
-        TlsAcceptor::from(Arc::new(builder.with_no_client_auth().with_single_cert(chain, key).unwrap()))
+        let mut config = builder.with_no_client_auth().with_single_cert(chain, key).unwrap();
+        // A server that would rather speak something else.
+        config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+        TlsAcceptor::from(Arc::new(config))
     }
 
     pub(crate) fn pem(&self) -> String {
