@@ -7,12 +7,13 @@ mod support;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures::StreamExt as _;
 use lattice_core::id::{ConfigName, HostId, HostName, LatticeName, Region};
 use lattice_core::policy::accept::{Holding, Judge};
 use lattice_core::policy::force::{InForce, Preset};
-use lattice_core::policy::report::Enforced;
+use lattice_core::policy::report::{Enforced, Refusal};
 use lattice_core::policy::scope::Facts;
 use lattice_core::subject::{self, Verb};
 use lattice_core::trust::clock::{Standing, Time};
@@ -24,6 +25,10 @@ use serde_json::json;
 use support::{Answer, Desk};
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
+use tokio::sync::watch;
+
+/// How long hosts are waited for that say something at once.
+const DEADLINE: Duration = Duration::from_secs(20);
 
 struct Nkeys;
 
@@ -41,7 +46,9 @@ struct Host {
     region: Region,
     keys: BTreeSet<PublicKey>,
     holding: Holding,
-    refused: BTreeMap<String, String>,
+    refused: BTreeMap<ConfigName, Refusal>,
+    /// Whether it reads what it hears of.
+    reads: watch::Receiver<bool>,
     seq: u64,
 }
 
@@ -55,10 +62,20 @@ impl Host {
         let judge = Judge { keys: &self.keys, host: facts, place };
         for (policy, stored) in self.lattice.read_policies().await.unwrap() {
             match self.holding.offer(&stored.document, &judge, &Nkeys) {
-                Ok(_) => drop(self.refused.remove(policy.as_str())),
-                Err(refused) => drop(self.refused.insert(policy.to_string(), refused.to_string())),
+                Ok(_) => drop(self.refused.remove(&policy)),
+                Err(why) => drop(self.refused.insert(policy, Refusal::new(&stored.document, &why.to_string()))),
             }
         }
+    }
+
+    /// Reads, unless it is too slow for that, and says how it stands.
+    async fn acknowledge(&mut self) {
+        if *self.reads.borrow_and_update() {
+            self.read().await;
+        }
+        let heartbeat = subject::heartbeat(self.lattice.name(), &self.region, &self.id);
+        let report = self.report();
+        self.lattice.connection().client().publish(heartbeat, report.into()).await.unwrap();
     }
 
     fn report(&mut self) -> Vec<u8> {
@@ -79,6 +96,7 @@ impl Host {
         let mut looked_at = lattice.subscribe(subject::request_all(lattice.name(), Verb::Inventory)).await.unwrap();
         let mut changed = lattice.subscribe(subject::policy_changes(lattice.name())).await.unwrap();
         let client = lattice.connection().client().clone();
+        let mut reads = self.reads.clone();
         self.read().await;
         loop {
             tokio::select! {
@@ -90,12 +108,8 @@ impl Host {
                     let answer = self.report();
                     client.publish(question.reply.unwrap(), answer.into()).await.unwrap();
                 }
-                Some(_) = changed.next() => {
-                    self.read().await;
-                    let heartbeat = subject::heartbeat(lattice.name(), &self.region, &self.id);
-                    let report = self.report();
-                    client.publish(heartbeat, report.into()).await.unwrap();
-                }
+                Some(_) = changed.next() => self.acknowledge().await,
+                Ok(()) = reads.changed() => self.acknowledge().await,
             }
         }
     }
@@ -106,6 +120,8 @@ struct World {
     runtime: Runtime,
     server: Server,
     lattice: Lattice,
+    /// Whether hosts read what they hear of.
+    read: watch::Sender<bool>,
     _folder: TempDir,
 }
 
@@ -125,7 +141,7 @@ impl World {
             lattice.ensure_policies().await.unwrap();
             (server, lattice)
         });
-        Self { desk: Desk::new(), runtime, server, lattice, _folder: folder }
+        Self { desk: Desk::new(), runtime, server, lattice, read: watch::Sender::new(true), _folder: folder }
     }
 
     /// Starts a host that trusts `key`, in `region`.
@@ -138,6 +154,7 @@ impl World {
             keys: BTreeSet::from([PublicKey::new(self.desk.public(key)).unwrap()]),
             holding: Holding::default(),
             refused: BTreeMap::new(),
+            reads: self.read.subscribe(),
             seq: 0,
         };
         let ready = Arc::new(tokio::sync::Notify::new());
@@ -411,6 +428,10 @@ fn what_hosts_refuse_shuts_nobody_out_and_is_not_signed_again() {
     world.forge(|text| text.replace("\"version\":2", &format!("\"version\":{huge}")));
     world.until_status("refused, enforces version 2: wrong signature");
     assert!(world.policy(&["get", "edge-default"]).ok().out.contains("refused by NEDGEA, NEDGEB: wrong signature"));
+    // What is no policy at all is refused as well.
+    world.store(b"{");
+    world.until_status("refused, enforces version 2: it has no line that says who signed it");
+    assert!(world.policy(&["sync"]).ok().err.contains("policy edge-default cannot be read"));
     // The same again brings back what hosts enforce, without another signature.
     assert!(world.policy(&["put", "policy.json", "--bump"]).ok().err.contains("it stands there again"));
     world.until_status("enforced");
@@ -425,6 +446,8 @@ fn what_hosts_refuse_shuts_nobody_out_and_is_not_signed_again() {
     world.store(&stranger);
     world.store(&world.signed("stranger", huge));
     world.until_status("does not sign policies here");
+    let note = world.history().last().unwrap()["note"].as_str().unwrap().to_owned();
+    assert!(note.starts_with("refused by NEDGEA, NEDGEB: A"), "{note}");
     let planned = world.policy(&["put", "policy.json", "--bump", "--dry-run", "-o", "json"]).ok().json();
     assert_eq!((&planned["state"], planned.get("from")), (&json!("unchanged"), Some(&json!(3))), "{planned}");
     world.policy(&["rollback", "edge-default", "--to", &huge.to_string()]).fails(4, &format!("no version {huge} is kept"));
@@ -452,6 +475,46 @@ fn what_hosts_refuse_shuts_nobody_out_and_is_not_signed_again() {
     world.policy(&["put", "policy.json", "--bump"]).ok();
     world.until_status("enforced");
     assert_eq!(world.history().last().unwrap()["version"], 7);
+}
+
+#[test]
+fn what_hosts_refused_before_is_not_what_is_put_however_slowly_they_read() {
+    let world = World::start();
+    world.file(1, &[]);
+    world.policy(&["put", "policy.json", "--no-wait"]).ok();
+    world.host('A', "eu", "account");
+    world.host('B', "us", "account");
+    world.hosts(2);
+    world.forge(|text| text.replace("\"version\":1", "\"version\":7"));
+    world.until_status("refused, enforces version 1: wrong signature");
+
+    world.read.send_replace(false);
+    world.file(2, &["wasmcloud:keyvalue"]);
+    let late =
+        world.policy(&["put", "policy.json", "--timeout", "300ms"]).fails(5, "not in force everywhere within 300 ms: NEDGEA, NEDGEB");
+    assert!(late.err.contains("policy edge-default v2: behind: enforces version 1"), "{}", late.err);
+    assert!(!world.policy(&["status"]).ok().out.contains("refused"));
+    let now = world.policy(&["get", "edge-default", "-o", "json"]).ok().json();
+    assert_eq!((&now["policy"]["version"], &now["refused"]), (&json!(2), &json!(null)));
+    // It counts before anybody has read it.
+    let planned = world.policy(&["put", "policy.json", "--bump", "--dry-run", "-o", "json"]).ok().json();
+    assert_eq!((&planned["state"], &planned["from"]), (&json!("unchanged"), &json!(2)));
+
+    // One put waits while both hosts say again what they refused before.
+    world.file(3, &["wasmcloud:messaging"]);
+    let heartbeats = subject::heartbeats(world.lattice.name());
+    let mut heartbeats = world.runtime.block_on(world.lattice.subscribe(heartbeats)).unwrap();
+    std::thread::scope(|scope| {
+        let put = scope.spawn(|| world.policy(&["put", "policy.json", "-o", "json"]));
+        for _ in 0..2 {
+            let said = world.runtime.block_on(async { tokio::time::timeout(DEADLINE, heartbeats.next()).await }).unwrap();
+            let said = said.unwrap().payload;
+            assert!(String::from_utf8_lossy(&said).contains("wrong signature"));
+        }
+        world.read.send_replace(true);
+        let put = put.join().unwrap().ok().json();
+        assert_eq!((&put["state"], &put["hosts"], &put["policies"]["edge-default"]), (&json!("enforced"), &json!(2), &json!(3)));
+    });
 }
 
 #[test]

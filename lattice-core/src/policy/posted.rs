@@ -15,7 +15,7 @@ use super::rules::{Point, Rule};
 use super::scope::Facts;
 use super::{Bundle, SecurityPolicy};
 use crate::desired::CorruptKey;
-use crate::id::{ConfigName, Revision};
+use crate::id::{ConfigName, Digest, Revision};
 use crate::subject;
 use crate::trust::clock::Time;
 use crate::trust::envelope::Envelope;
@@ -26,18 +26,20 @@ pub type Set = u64;
 /// The newest document of each policy, unverified.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Posted {
-    bundles: BTreeMap<ConfigName, Bundle>,
+    documents: BTreeMap<ConfigName, Document>,
     /// Revision of the bucket when it was read.
     pub revision: Revision,
 }
 
-impl Posted {
-    /// Policies that were read by somebody else.
-    pub fn new(bundles: impl IntoIterator<Item = Bundle>) -> Self {
-        let named = bundles.into_iter().map(|bundle| (bundle.policy.policy_id.clone(), essence(bundle)));
-        Self { bundles: named.take(MAX_POLICIES).collect(), revision: Revision(0) }
-    }
+/// What is kept of a document.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Document {
+    bundle: Bundle,
+    /// Digest of the whole of it: whether it is the one that a host refuses.
+    digest: Digest,
+}
 
+impl Posted {
     /// None yet, of a bucket at this revision.
     pub fn at(revision: Revision) -> Self {
         Self { revision, ..Self::default() }
@@ -55,50 +57,55 @@ impl Posted {
         if bundle.policy.policy_id != policy {
             return Err(corrupt("it is another policy"));
         }
-        if self.bundles.len() < MAX_POLICIES || self.bundles.contains_key(&policy) {
-            self.bundles.insert(policy, essence(bundle));
+        if self.documents.len() < MAX_POLICIES || self.documents.contains_key(&policy) {
+            self.documents.insert(policy, Document { bundle: essence(bundle), digest: Digest::of(document) });
         }
         Ok(())
     }
 
     /// Whether there are none.
     pub fn is_empty(&self) -> bool {
-        self.bundles.is_empty()
+        self.documents.is_empty()
     }
 
     /// The policies in the order of their names. Rules that decide nothing are left out.
     pub fn bundles(&self) -> impl Iterator<Item = &Bundle> {
-        self.bundles.values()
+        self.documents.values().map(|document| &document.bundle)
     }
 
-    /// Whether another reading found the same policies.
+    /// Whether another reading found the same documents.
     pub fn says_the_same(&self, other: &Self) -> bool {
-        self.bundles == other.bundles
+        self.documents == other.documents
     }
 
     /// Whether a host enforces something newer than this.
     pub fn is_behind(&self, said: &Enforced) -> bool {
-        let known = |policy: &ConfigName| self.bundles.get(policy).map_or(0, |bundle| bundle.policy.version);
+        let known = |policy: &ConfigName| self.documents.get(policy).map_or(0, |document| document.bundle.policy.version);
         said.policies.iter().any(|(policy, version)| known(policy) < *version)
     }
 
     /// Those of which `fits` says so.
-    fn set(&self, fits: impl Fn(&Bundle) -> bool) -> Set {
-        self.bundles.values().enumerate().filter(|(_, bundle)| fits(bundle)).fold(0, |set, (place, _)| set | (1 << place))
+    fn set(&self, fits: impl Fn(&ConfigName, &Document) -> bool) -> Set {
+        let fitting = self.documents.iter().enumerate().filter(|(_, (policy, document))| fits(policy, document));
+        fitting.fold(0, |set, (place, _)| set | (1 << place))
     }
 
     /// The policies that are meant for a host.
     pub fn meant_for(&self, host: &Facts<'_>) -> Set {
-        self.set(|bundle| bundle.scope.covers(host))
+        self.set(|_, document| document.bundle.scope.covers(host))
     }
 
-    /// Those that a host has refused, by its own word.
+    /// Those that a host has refused, by its own word: these very documents.
     pub fn refused_by(&self, said: &Enforced) -> Set {
-        self.set(|bundle| said.refused.contains_key(bundle.policy.policy_id.as_str()))
+        self.set(|policy, document| said.refused.get(policy).is_some_and(|refusal| refusal.document == document.digest))
     }
 
-    /// Whether a host enforces exactly the policies of `set`, each in the version that is stored.
+    /// Whether a host enforces exactly the policies of `set`, each in the version that is stored, and refuses none of them: under
+    /// the number that it enforces somebody else may have put something else.
     pub fn is_enforced(&self, set: Set, said: &Enforced) -> bool {
+        if set & self.refused_by(said) != 0 {
+            return false;
+        }
         let meant = self.members(set).map(|bundle| (&bundle.policy.policy_id, bundle.policy.version));
         meant.eq(said.policies.iter().map(|(policy, version)| (policy, *version)))
     }
@@ -109,7 +116,7 @@ impl Posted {
     }
 
     fn members(&self, set: Set) -> impl Iterator<Item = &Bundle> {
-        self.bundles.values().enumerate().filter(move |(place, _)| set & (1 << place) != 0).map(|(_, bundle)| bundle)
+        self.bundles().enumerate().filter(move |(place, _)| set & (1 << place) != 0).map(|(_, bundle)| bundle)
     }
 }
 
@@ -131,7 +138,9 @@ fn deciding(rules: &[Rule]) -> Vec<Rule> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::policy::tests::{id, signed, with};
+    use crate::policy::report::Refusal;
+    use crate::policy::tests::{id, signed, signed_by, with};
+    use crate::trust::testing::key;
 
     #[test]
     fn each_document_in_its_place() {
@@ -145,11 +154,36 @@ mod tests {
 
     #[test]
     fn no_more_than_a_host_keeps() {
-        let bundle = |n: usize| with(1, |b| b.policy.policy_id = id(&format!("p{n}")));
-        let mut posted = Posted::new((0..=MAX_POLICIES).map(bundle));
+        let mut posted = Posted::default();
+        for n in 0..=MAX_POLICIES {
+            let policy = id(&format!("p{n}"));
+            posted.insert(&subject::policy_key(&policy), &signed(&with(1, |b| b.policy.policy_id = policy.clone()))).unwrap();
+        }
         assert_eq!(posted.bundles().count(), MAX_POLICIES);
-        let more = bundle(MAX_POLICIES + 1);
-        posted.insert(&subject::policy_key(&more.policy.policy_id), &signed(&more)).unwrap();
-        assert_eq!(posted.bundles().count(), MAX_POLICIES);
+        // What is known is followed.
+        let first = with(2, |b| b.policy.policy_id = id("p0"));
+        posted.insert(&subject::policy_key(&id("p0")), &signed(&first)).unwrap();
+        assert_eq!(posted.bundles().next().unwrap().policy.version, 2);
+    }
+
+    #[test]
+    fn the_same_words_under_another_signature_are_another_document() {
+        let posted = |document: &[u8]| {
+            let mut posted = Posted::default();
+            posted.insert(&subject::policy_key(&id("edge")), document).unwrap();
+            posted
+        };
+        let bundle = with(1, |_| ());
+        let (sound, forged) = (signed(&bundle), signed_by(&bundle, &key('A', 'C')));
+        assert!(posted(&sound).bundles().eq(posted(&forged).bundles()));
+        assert!(posted(&sound).says_the_same(&posted(&sound)) && !posted(&sound).says_the_same(&posted(&forged)));
+        let said = |refused: &[u8], version: u64| {
+            let policies = if version > 0 { format!(r#""edge":{version}"#) } else { String::new() };
+            let refused = serde_json::to_string(&Refusal::new(refused, "no")).unwrap();
+            serde_json::from_str::<Enforced>(&format!(r#"{{"policies":{{{policies}}},"refused":{{"edge":{refused}}}}}"#)).unwrap()
+        };
+        assert_eq!([posted(&sound).refused_by(&said(&forged, 0)), posted(&forged).refused_by(&said(&forged, 0))], [0, 1]);
+        assert!(posted(&sound).is_enforced(1, &said(&forged, 1)) && !posted(&forged).is_enforced(1, &said(&forged, 1)));
+        assert!(posted(&forged).is_enforced(0, &said(&forged, 0)), "it is not meant here");
     }
 }

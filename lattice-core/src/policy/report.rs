@@ -7,11 +7,32 @@ use serde::{Deserialize, Serialize};
 use super::accept::Holding;
 use super::force::{InForce, Preset};
 use super::scope::{Facts, Scope};
-use crate::id::ConfigName;
+use crate::id::{ConfigName, Digest};
 use crate::trust::clock::Standing;
 
 /// Longest reason that a host reports, in characters.
 const MAX_REASON_CHARS: usize = 300;
+
+/// A document that a host refuses.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Refusal {
+    /// Digest of the whole document, with the line that says who signed it: the same words under another signature are another
+    /// document.
+    pub document: Digest,
+    /// Why, in at most 300 characters.
+    pub why: String,
+}
+
+impl Refusal {
+    /// The refusal of `document`, which may be anything.
+    pub fn new(document: &[u8], why: &str) -> Self {
+        Self { document: Digest::of(document), why: cut(why) }
+    }
+}
+
+fn cut(why: &str) -> String {
+    why.chars().take(MAX_REASON_CHARS).collect()
+}
 
 /// What a host enforces: its acknowledgement, a part of its report.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -22,9 +43,10 @@ pub struct Enforced {
     /// Versions that it knows and that are not for it.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub elsewhere: BTreeMap<ConfigName, u64>,
-    /// Why it refused the newest document of a policy, by policy; under an empty name what names none.
+    /// What it refuses of that which stands in the store, as it last read it: by the policy in whose place it stands, whatever
+    /// it says itself. No more of them than a host keeps policies.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    pub refused: BTreeMap<String, String>,
+    pub refused: BTreeMap<ConfigName, Refusal>,
     /// What holds without any policy.
     #[serde(default)]
     pub preset: Preset,
@@ -49,19 +71,23 @@ fn is_trusted(clock: &Standing) -> bool {
 }
 
 impl Enforced {
-    /// What a host says of itself. `refused`: the last refusal of each policy, as (name, sentence).
-    pub fn new(holding: &Holding, force: &InForce, preset: Preset, clock: Standing, refused: &BTreeMap<String, String>) -> Self {
-        let cut = |text: &str| -> String { text.chars().take(MAX_REASON_CHARS).collect() };
+    /// What a host says of itself. `refused`: as in the field.
+    pub fn new(holding: &Holding, force: &InForce, preset: Preset, clock: Standing, refused: &BTreeMap<ConfigName, Refusal>) -> Self {
         let elsewhere = holding.marks().iter().filter(|(_, mark)| mark.elsewhere);
         Self {
             policies: force.policies().clone(),
             elsewhere: elsewhere.map(|(policy, mark)| (policy.clone(), mark.version)).collect(),
-            refused: refused.iter().map(|(policy, why)| (policy.clone(), cut(why))).collect(),
+            refused: refused.clone(),
             preset,
             lost: holding.lost().map(cut),
             no_starts: force.may_start().err().map(|why| cut(&why.to_string())),
             clock,
         }
+    }
+
+    /// The refusal of the document with this digest, wherever it stands.
+    pub fn refusal_of(&self, document: &Digest) -> Option<&Refusal> {
+        self.refused.values().find(|refusal| refusal.document == *document)
     }
 }
 
@@ -74,6 +100,8 @@ pub struct Wanted {
     pub version: u64,
     /// Hosts that it is for.
     pub scope: Scope,
+    /// Digest of the whole document, as in [`Refusal`].
+    pub document: Digest,
 }
 
 /// How a host stands to one policy.
@@ -87,7 +115,7 @@ pub enum Compliance {
         /// Its version.
         has: Option<u64>,
     },
-    /// It refused it.
+    /// It refuses this very document.
     Refuses {
         /// Its version.
         has: Option<u64>,
@@ -106,8 +134,9 @@ pub fn compliance(wanted: &Wanted, host: &Facts<'_>, said: Option<&Enforced>) ->
     if has.is_some_and(|version| version >= wanted.version) || (!meant && has.is_none()) {
         return Compliance::Complies;
     }
-    match said.refused.get(wanted.policy.as_str()) {
-        Some(why) => Compliance::Refuses { has, why: why.clone() },
+    // What it refused before says nothing about what it will do with this one.
+    match said.refusal_of(&wanted.document) {
+        Some(refusal) => Compliance::Refuses { has, why: refusal.why.clone() },
         None => Compliance::Behind { has },
     }
 }

@@ -53,7 +53,7 @@ pub(crate) fn with(version: u64, change: impl FnOnce(&mut Bundle)) -> Bundle {
     bundle
 }
 
-fn signed_by(bundle: &Bundle, signer: &PublicKey) -> Vec<u8> {
+pub(crate) fn signed_by(bundle: &Bundle, signer: &PublicKey) -> Vec<u8> {
     let body = bundle.encode();
     seal(&bundle.issuer, &sign(signer, &signed_bytes(Purpose::Policy, &body)), &body)
 }

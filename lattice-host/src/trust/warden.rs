@@ -12,7 +12,7 @@ use futures::{FutureExt as _, StreamExt as _};
 use lattice_core::id::{ConfigName, LatticeName};
 use lattice_core::policy::accept::{Documents, Holding, Judge, MAX_POLICIES, Marks, Outcome, Stored};
 use lattice_core::policy::force::{InForce, Preset};
-use lattice_core::policy::report::Enforced;
+use lattice_core::policy::report::{Enforced, Refusal};
 use lattice_core::policy::scope::Facts;
 use lattice_core::subject;
 use lattice_core::timing::RESYNC_INTERVAL;
@@ -28,7 +28,6 @@ use super::clock::Clock;
 use super::ledger::{Found, Ledger};
 use crate::backoff::Backoff;
 use crate::event_loop::Event;
-use crate::reason;
 use crate::recorder::Origin;
 use crate::runtime::Shield;
 
@@ -65,8 +64,8 @@ pub(crate) struct Post {
 pub(crate) struct Warden {
     post: Post,
     holding: Holding,
-    /// Why the newest document of a policy was refused, by its key.
-    refused: BTreeMap<String, String>,
+    /// What is refused of that which was read last, by the policy in whose place it stands.
+    refused: BTreeMap<ConfigName, Refusal>,
     standing: Standing,
     /// What could not be written yet is written with the next read.
     unwritten: bool,
@@ -101,15 +100,24 @@ impl Warden {
     /// Looks at what the store holds. Blocks on the disk.
     pub(crate) fn handle_read(&mut self, found: &BTreeMap<ConfigName, StoredPolicy>) {
         let mut changed = self.holding.lost().is_some();
+        let former = std::mem::take(&mut self.refused);
         for (policy, stored) in found {
             let offered = self.post.judge(|judge| self.holding.offer(&stored.document, judge, &Nkeys));
             match offered {
                 Ok(outcome) => {
                     changed |= outcome.changed();
-                    self.refused.remove(policy.as_str());
                     self.tell_outcome(&outcome);
                 }
-                Err(refused) => self.tell_refused(policy, reason::cut(&refused.to_string())),
+                Err(why) if self.refused.len() < MAX_POLICIES => {
+                    let refusal = Refusal::new(&stored.document, &why.to_string());
+                    // Once for each document and reason, not each time that it is read.
+                    if former.get(policy) != Some(&refusal) {
+                        self.tell_refused(policy, &refusal.why);
+                    }
+                    self.refused.insert(policy.clone(), refusal);
+                }
+                // More is not said than a host could hold, whoever fills the store.
+                Err(_) => {}
             }
         }
         self.holding.complete();
@@ -174,13 +182,8 @@ impl Warden {
         );
     }
 
-    /// Once for each reason, not each time that the document is read.
-    fn tell_refused(&mut self, policy: &ConfigName, why: String) {
-        if self.refused.get(policy.as_str()) == Some(&why) || self.refused.len() >= MAX_POLICIES {
-            return;
-        }
+    fn tell_refused(&mut self, policy: &ConfigName, why: &str) {
         self.tell(EventKind::PolicyRefused, format!("policy {policy} refused: {why}"), [("policy", policy.to_string())]);
-        self.refused.insert(policy.to_string(), why);
     }
 
     fn tell<const N: usize>(&mut self, kind: EventKind, message: String, details: [(&str, String); N]) {

@@ -7,10 +7,12 @@ use super::*;
 use crate::needs::{Class, Needs};
 use crate::policy::force::Preset;
 use crate::policy::posted::Posted;
-use crate::policy::report::Enforced;
+use crate::policy::report::{Enforced, Refusal};
 use crate::policy::rules::Rule;
 use crate::policy::scope::{Facts, Scope};
+use crate::policy::tests::signed;
 use crate::policy::{Bundle, SecurityPolicy};
+use crate::subject;
 use crate::trust::clock;
 use crate::trust::testing::key;
 use crate::wire::report::{ComponentState, HostReport};
@@ -48,6 +50,15 @@ fn policy(id: &str, version: u64, scope: &str, denied: &[&str]) -> Bundle {
     }
 }
 
+/// What is stored, as the plan reads it.
+fn posted(bundles: &[Bundle]) -> Posted {
+    let mut posted = Posted::default();
+    for bundle in bundles {
+        posted.insert(&subject::policy_key(&bundle.policy.policy_id), &signed(bundle)).unwrap();
+    }
+    posted
+}
+
 fn enforced() -> Enforced {
     Enforced {
         policies: BTreeMap::new(),
@@ -70,7 +81,13 @@ fn said(host: &HostReport, bundles: &[Bundle]) -> Enforced {
 impl Lattice {
     /// A policy is stored; no host has heard of it.
     fn post(&mut self, bundles: &[Bundle]) {
-        self.policies = Posted::new(bundles.to_vec());
+        self.policies = posted(bundles);
+    }
+
+    /// All hosts refuse what is stored as `bundle`, and say so.
+    fn refuse(&mut self, bundle: &Bundle) {
+        let refusal = Refusal::new(&signed(bundle), "A… does not sign policies here");
+        (0..4).for_each(|n| self.says(n, |said| said.refused = [(bundle.policy.policy_id.clone(), refusal.clone())].into()));
     }
 
     /// All hosts enforce these policies and say so.
@@ -177,9 +194,7 @@ fn a_document_that_hosts_refuse_takes_nothing_away() {
     let mut lattice = running(Needs::default(), 4);
     lattice.post(&forged);
     assert!(lattice.plan().is_empty());
-    for n in 0..4 {
-        lattice.says(n, |policy| drop(policy.refused.insert("edge".into(), "A… does not sign policies here".into())));
-    }
+    lattice.refuse(&forged[0]);
     assert!(lattice.plan().is_empty());
     lattice.set("a", with(Needs::default(), 6));
     let plan = lattice.plan();
@@ -190,6 +205,25 @@ fn a_document_that_hosts_refuse_takes_nothing_away() {
     }
     lattice.set("a", with(Needs::default(), 8));
     assert!(lattice.plan().troubles.is_empty());
+}
+
+#[test]
+fn a_document_under_the_number_that_hosts_enforce_is_not_what_they_enforce_if_they_refuse_it() {
+    let forged = policy("edge", 1, "region=eu", &["*"]);
+    let mut lattice = running(Needs::default(), 4);
+    lattice.put(&[policy("edge", 1, "all", &[])]);
+    lattice.refuse(&forged);
+    lattice.post(&[forged]);
+    assert!(lattice.plan().is_empty());
+}
+
+#[test]
+fn what_follows_a_document_that_hosts_refuse_counts_at_once() {
+    let mut lattice = stage(Needs::default(), 4);
+    lattice.refuse(&policy("edge", 9, "all", &[]));
+    lattice.post(&[policy("edge", 1, "region=eu", &["wasi:keyvalue"])]);
+    lattice.plan();
+    assert_eq!(lattice.at("a"), BTreeMap::from([(2, 2), (3, 2)]));
 }
 
 #[test]
@@ -323,7 +357,7 @@ fn what_policies_come_to_does_not_depend_on_rules_that_decide_nothing() {
     let mut full = policy("edge", 1, "all", &["wasi:http*", "wasmcloud:messaging/handler", "*", "wasi:keyvalue"]);
     full.policy.allowed_contracts = (0..500).map(|n| Rule::new(format!("x:{n}")).unwrap()).collect();
     full.policy.allowed_contracts.push(Rule::new("wasi:*").unwrap());
-    let posted = Posted::new([full.clone()]);
+    let posted = posted(std::slice::from_ref(&full));
     let kept = posted.bundles().next().unwrap();
     assert!(kept.policy.allowed_contracts.len() == 1 && kept.policy.denied_contracts.len() == 3, "{kept:?}");
     let time = clock::Time::exact(0);
@@ -353,7 +387,7 @@ fn a_plan_costs_the_same_with_policies() {
     let cases: [(&str, &[Bundle]); 3] = [("none", &[]), ("ten that deny http", &ten), ("one that shuts out a third", &one_denies)];
     for (name, bundles) in cases {
         let reports = (0..hosts).map(host).map(|report| HostReport { policy: Some(said(&report, bundles)), ..report });
-        let inventory = Inventory::new(reports, []).under(Posted::new(bundles.to_vec()));
+        let inventory = Inventory::new(reports, []).under(posted(bundles));
         let start = Instant::now();
         let first = plan(&desired, Revision(1), &inventory, &Verdicts::default(), &PlanState::default());
         let placed = start.elapsed();

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::super::effects::{self, Change, Effect};
 use super::super::force::{Denied, InForce, Preset};
-use super::super::report::{Compliance, Enforced, Wanted, compliance};
+use super::super::report::{Compliance, Enforced, Refusal, Wanted, compliance};
 use super::super::rules::Point;
 use super::*;
 use crate::admission::ComponentShape;
@@ -267,11 +267,14 @@ fn who_complies() {
     let mut host = Host::new();
     let said = |host: &Host, refused: &[(&str, &str)]| {
         let force = InForce::new(&host.holding, Preset::Deny, host.time);
-        let refused = refused.iter().map(|(policy, why)| ((*policy).to_owned(), (*why).to_owned())).collect();
+        let refused = refused.iter().map(|(document, why)| (id("edge"), Refusal::new(document.as_bytes(), why))).collect();
         let report = Enforced::new(&host.holding, &force, Preset::Deny, Standing::Trusted, &refused);
         serde_json::from_slice::<Enforced>(&serde_json::to_vec(&report).unwrap()).unwrap()
     };
-    let wanted = |version, scope: &str| Wanted { policy: id("edge"), version, scope: scope.parse().unwrap() };
+    let wanted = |version: u64, scope: &str| {
+        let document = Digest::of(version.to_string().as_bytes());
+        Wanted { policy: id("edge"), version, scope: scope.parse().unwrap(), document }
+    };
     let stands = |host: &Host, wanted: &Wanted, refused: &[(&str, &str)]| compliance(wanted, &host.facts(), Some(&said(host, refused)));
     assert_eq!(stands(&host, &wanted(1, "all"), &[]), Compliance::Behind { has: None });
     assert_eq!(stands(&host, &wanted(1, "region=us"), &[]), Compliance::Complies);
@@ -280,11 +283,15 @@ fn who_complies() {
     assert_eq!(stands(&host, &wanted(2, "all"), &[]), Compliance::Complies);
     assert_eq!(stands(&host, &wanted(3, "all"), &[]), Compliance::Behind { has: Some(2) });
     assert_eq!(stands(&host, &wanted(3, "region=us"), &[]), Compliance::Behind { has: Some(2) });
-    assert_eq!(stands(&host, &wanted(3, "all"), &[("edge", "expired")]), Compliance::Refuses { has: Some(2), why: "expired".into() });
+    assert_eq!(stands(&host, &wanted(3, "all"), &[("3", "expired")]), Compliance::Refuses { has: Some(2), why: "expired".into() });
+    assert_eq!(stands(&host, &wanted(3, "all"), &[("before 3", "expired")]), Compliance::Behind { has: Some(2) }, "another one");
+    assert_eq!(stands(&host, &wanted(2, "all"), &[("2", "its key was revoked")]), Compliance::Complies);
+    let misplaced = Wanted { policy: id("other"), ..wanted(3, "all") };
+    assert_eq!(stands(&host, &misplaced, &[("3", "no")]), Compliance::Refuses { has: None, why: "no".into() }, "wherever it stands");
     host.takes(&with(3, |b| b.scope = "region=us".parse().unwrap()));
     assert_eq!(stands(&host, &wanted(3, "region=us"), &[]), Compliance::Complies);
     assert_eq!(compliance(&wanted(3, "all"), &host.facts(), None), Compliance::Silent);
-    assert_eq!(said(&host, &[("edge", &"x".repeat(1000))]).refused["edge"].len(), 300);
+    assert_eq!(said(&host, &[("3", &"é".repeat(1000))]).refused[&id("edge")].why, "é".repeat(300));
 }
 
 #[test]

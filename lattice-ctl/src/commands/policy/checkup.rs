@@ -116,6 +116,7 @@ mod tests {
     use lattice_core::desired::Desired;
     use lattice_core::id::Revision;
     use lattice_core::policy::force::Preset;
+    use lattice_core::policy::report::Refusal;
 
     fn said(version: Option<u64>) -> Enforced {
         Enforced {
@@ -135,16 +136,15 @@ mod tests {
 
     #[test]
     fn hosts_and_policies_that_are_not_as_they_should_be() {
+        let opened = super::super::watch::tests::opened(4, "*");
+        let refusal = Refusal::new(&opened.stored.document, "wrong signature");
         let mut view = view(4, Desired::default());
         let mut says = |n: u8, what: Option<Enforced>| view.inventory.hosts.get_mut(&host(n)).unwrap().policy = what;
         says(0, Some(said(Some(4))));
         says(1, Some(said(Some(3))));
         says(2, None);
-        says(
-            3,
-            Some(Enforced { refused: [("edge".to_owned(), "wrong signature".to_owned())].into(), clock: Standing::Apart, ..said(None) }),
-        );
-        let opened = super::super::watch::tests::opened(4, "*");
+        let refused = [(ConfigName::new("edge").unwrap(), refusal)].into();
+        says(3, Some(Enforced { refused, clock: Standing::Apart, ..said(None) }));
         let mut found = Vec::new();
         // Valid until 200, in seconds since 1970.
         judge(&opened, &view, 150, &mut found);

@@ -100,7 +100,12 @@ impl Opened {
     /// Who must enforce it. What nobody signed does not say whom it is for, so every host is asked about it.
     pub(super) fn wanted(&self) -> Wanted {
         let scope = if self.flaw.is_none() { self.bundle.scope.clone() } else { Scope::All };
-        Wanted { policy: self.bundle.policy.policy_id.clone(), version: self.bundle.policy.version, scope }
+        Wanted { scope, ..wanted(&self.bundle, &self.stored.document) }
+    }
+
+    /// Digest of the whole document, by which hosts name what they refuse.
+    pub(super) fn digest(&self) -> Digest {
+        Digest::of(&self.stored.document)
     }
 
     /// Whether it asks hosts for the same as `other`, whenever both were signed.
@@ -130,6 +135,12 @@ impl Opened {
     }
 }
 
+/// What hosts must enforce once `bundle` is stored as `document`.
+fn wanted(bundle: &Bundle, document: &[u8]) -> Wanted {
+    let Bundle { policy, scope, .. } = bundle;
+    Wanted { policy: policy.policy_id.clone(), version: policy.version, scope: scope.clone(), document: Digest::of(document) }
+}
+
 /// The documents of a policy that are kept and can be read, the oldest first, and where the newest one stands, readable or not.
 ///
 /// # Errors
@@ -140,11 +151,11 @@ pub(super) async fn kept(session: &Session, policy: &ConfigName) -> Outcome<(Vec
     Ok((stored.iter().filter_map(|stored| Opened::of(stored, policy, session.name())).collect(), revision))
 }
 
-/// Checks, signs and stores a new version in the place of what stands at `revision`.
+/// Checks, signs and stores a new version in the place of what stands at `revision`. Returns what hosts must enforce now.
 ///
 /// # Errors
 /// A usage problem if hosts would refuse it; a conflict if somebody else was faster.
-pub(super) async fn commit(session: &Session, bundle: &Bundle, before: &Lineage, revision: Revision, signer: &Signer) -> Outcome {
+pub(super) async fn commit(session: &Session, bundle: &Bundle, before: &Lineage, revision: Revision, signer: &Signer) -> Outcome<Wanted> {
     let policy = &bundle.policy.policy_id;
     bundle.check().map_err(|error| problems::usage(format!("policy {policy}: {error}")))?;
     let body = bundle.encode();
@@ -157,8 +168,9 @@ pub(super) async fn commit(session: &Session, bundle: &Bundle, before: &Lineage,
             problems::usage(format!("policy {policy}: signed it has {} bytes, at most {MAX_BUNDLE_BYTES} fit", document.len())).into()
         );
     }
+    let wanted = wanted(bundle, &document);
     session.lattice.commit_policy(policy, Bytes::from(document), revision).await?;
-    Ok(())
+    Ok(wanted)
 }
 
 fn old_version(policy: &ConfigName, before: &Lineage, signer: &PublicKey, why: &str) -> Problem {

@@ -60,7 +60,7 @@ impl Get {
         let now = now_s();
         let shown = |policy: &ConfigName, stored: &StoredPolicy| {
             let opened = Opened::of(stored, policy, session.name())?;
-            Some(Shown { warning: opened.warning(now), refused: watch.heard(policy).refusal(), bundle: opened.bundle })
+            Some(Shown { warning: opened.warning(now), refused: watch.heard(policy).refusal(&opened.digest()), bundle: opened.bundle })
         };
         if let Some(policy) = &self.policy {
             let (found, _) = session.lattice.read_policy(policy).await?;

@@ -39,7 +39,7 @@ struct Version {
     denied: usize,
     /// Whether its signature holds.
     signed: bool,
-    /// Why it does not count.
+    /// Why it does not count, or which hosts refuse it.
     #[serde(skip_serializing_if = "Option::is_none")]
     note: Option<String>,
 }
@@ -54,11 +54,10 @@ impl History {
         let heard = Watch::asked(&session).await?.heard(&self.policy);
         let (kept, newest) = document::kept(&session, &self.policy).await?;
         let limit = heard.limit(&kept, newest);
-        let note = |opened: &Opened| match &opened.flaw {
-            Some(flaw) => Some(flaw.to_string()),
-            None if opened.mark.version <= limit => None,
-            None if opened.stored.revision == newest => heard.refusal().or_else(|| Some(UNKNOWN.to_owned())),
-            None => Some(UNKNOWN.to_owned()),
+        let unknown = |opened: &Opened| (opened.mark.version > limit).then(|| UNKNOWN.to_owned());
+        let note = |opened: &Opened| {
+            let flaw = opened.flaw.as_ref().map(ToString::to_string);
+            flaw.or_else(|| heard.refusal(&opened.digest())).or_else(|| unknown(opened))
         };
         let versions: Vec<Version> = kept.into_iter().map(|opened| Version { note: note(&opened), ..Version::of(opened) }).collect();
         if versions.is_empty() {

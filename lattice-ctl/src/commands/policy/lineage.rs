@@ -2,8 +2,8 @@
 //!
 //! Whoever may write the store may put anything there: what nobody signed, what a stranger signed with a key of his own, old
 //! documents again, all under any number. So the newest document decides nothing by being the newest. What counts is what
-//! hosts take: a document up to the highest version that they know, and the newest one if none of them refuses it, because
-//! they may not have read it yet. Where no host answers, every document without a flaw counts.
+//! hosts take: a document up to the highest version that they know, and the newest one unless one of them refuses this very
+//! document, because they may not have read it yet. Where no host answers, every document without a flaw counts.
 //!
 //! **Invariants.** What hosts refuse does not move the number that the next version follows, and neither does what is missing
 //! in the store: that number is never below what hosts know. Nothing is signed again that was written by anybody but the key
@@ -23,9 +23,9 @@ use super::document::Opened;
 pub(super) struct Heard {
     /// The highest version that each of them knows; 0: none.
     known: Vec<u64>,
-    /// Why they refuse what stands in the store, by their names.
-    refusals: BTreeMap<String, String>,
-    /// Whether one of them refuses as much as it can say, so that it may refuse this as well.
+    /// What they refuse in its place, by digest: their names, and why.
+    refused: BTreeMap<Digest, BTreeMap<String, String>>,
+    /// Whether one of them refuses so much that it may refuse something here and not say it.
     crowded: bool,
 }
 
@@ -34,23 +34,27 @@ impl Heard {
     pub(super) fn hear(&mut self, policy: &ConfigName, name: &str, said: &Enforced) {
         let known = [&said.policies, &said.elsewhere].into_iter().filter_map(|versions| versions.get(policy)).max();
         self.known.push(known.copied().unwrap_or(0));
-        self.crowded |= said.refused.len() >= MAX_POLICIES;
-        if let Some(why) = said.refused.get(policy.as_str()) {
-            self.refusals.insert(name.to_owned(), why.clone());
+        match said.refused.get(policy) {
+            Some(refusal) => {
+                let by = self.refused.entry(refusal.document.clone()).or_default();
+                by.insert(name.to_owned(), refusal.why.clone());
+            }
+            None => self.crowded |= said.refused.len() >= MAX_POLICIES,
         }
     }
 
-    /// Who refuses what stands in the store, and why, in a few words.
-    pub(super) fn refusal(&self) -> Option<String> {
-        let (_, why) = self.refusals.first_key_value()?;
-        let names: Vec<&str> = self.refusals.keys().map(String::as_str).collect();
+    /// Who refuses this very document, and why, in a few words.
+    pub(super) fn refusal(&self, document: &Digest) -> Option<String> {
+        let by = self.refused.get(document)?;
+        let (_, why) = by.first_key_value()?;
+        let names: Vec<&str> = by.keys().map(String::as_str).collect();
         Some(format!("refused by {}: {why}", super::watch::first_names(&names)))
     }
 
     /// The highest version that counts, of `kept` documents of which the one at `newest` is the store's word.
     pub(super) fn limit(&self, kept: &[Opened], newest: Revision) -> u64 {
-        let refused = self.crowded || !self.refusals.is_empty();
-        let unread = kept.iter().find(|opened| opened.stored.revision == newest && opened.flaw.is_none() && !refused);
+        let is_refused = |opened: &Opened| self.crowded || self.refused.contains_key(&opened.digest());
+        let unread = kept.iter().find(|opened| opened.stored.revision == newest && opened.flaw.is_none() && !is_refused(opened));
         match self.known.iter().max() {
             Some(highest) => unread.map_or(0, |opened| opened.mark.version).max(*highest),
             None => u64::MAX,
@@ -61,9 +65,10 @@ impl Heard {
         self.known.iter().copied().max().unwrap_or(0)
     }
 
-    /// The version that all hosts have come to, if none of them refuses what is newer.
+    /// The version that all hosts have come to, if none of them refuses anything in its place. While one does, whatever it is, the
+    /// newest document is not what it took: what is kept under the number that it knows may be anybody's.
     fn agreed(&self) -> Option<u64> {
-        self.known.iter().copied().min().filter(|_| self.refusals.is_empty() && !self.crowded)
+        self.known.iter().copied().min().filter(|_| self.refused.is_empty() && !self.crowded)
     }
 }
 
@@ -206,6 +211,7 @@ mod tests {
     use crate::commands::policy::watch::tests::opened;
     use crate::commands::signing::public;
     use lattice_core::policy::force::Preset;
+    use lattice_core::policy::report::Refusal;
     use lattice_core::trust::clock::Standing;
     use nkeys::KeyPair;
 
@@ -241,23 +247,31 @@ mod tests {
             words.split_whitespace().enumerate().map(document).collect()
         }
 
-        fn lineage(&self, words: &str, heard: &Heard) -> Lineage {
+        /// Where so many hosts refuse the newest of them.
+        fn lineage(&self, words: &str, known: &[u64], refusing: usize) -> Lineage {
+            self.where_refused(words, known, words.split_whitespace().count(), refusing)
+        }
+
+        /// Where so many hosts refuse the one in that place, counted from 1; in place 0 stands what is not kept any more.
+        fn where_refused(&self, words: &str, known: &[u64], place: usize, refusing: usize) -> Lineage {
             let kept = self.kept(words);
+            let refused = place.checked_sub(1).map_or_else(|| Digest::of(b"gone"), |place| kept[place].digest());
+            let by: BTreeMap<String, String> = (0..refusing).map(|n| (format!("H{n}"), "no".to_owned())).collect();
+            let refused = if by.is_empty() { BTreeMap::new() } else { BTreeMap::from([(refused, by)]) };
+            self.read(kept, &Heard { known: known.to_vec(), refused, crowded: false })
+        }
+
+        fn read(&self, kept: Vec<Opened>, heard: &Heard) -> Lineage {
             let newest = Revision(kept.len() as u64);
             Lineage::new(kept, newest, heard, &self.own)
         }
-    }
-
-    fn heard(known: &[u64], refusals: usize) -> Heard {
-        let refusals = (0..refusals).map(|n| (format!("H{n}"), "no".to_owned())).collect();
-        Heard { known: known.to_vec(), refusals, crowded: false }
     }
 
     #[test]
     fn what_the_next_version_follows() {
         let keys = Keys::new();
         let check = |words: &str, known: &[u64], refusals: usize, version: u64, stands: bool| {
-            let lineage = keys.lineage(words, &heard(known, refusals));
+            let lineage = keys.lineage(words, known, refusals);
             assert_eq!((lineage.version(), lineage.stands()), (version, stands), "{words} {known:?} {refusals}");
         };
         check("", &[], 0, 0, false);
@@ -289,12 +303,29 @@ mod tests {
     }
 
     #[test]
+    fn who_refuses_another_document_has_not_read_the_newest() {
+        let keys = Keys::new();
+        let check = |words: &str, known: &[u64], refused: usize, version: u64, stands: bool| {
+            let lineage = keys.where_refused(words, known, refused, 2);
+            assert_eq!((lineage.version(), lineage.stands()), (version, stands), "{words} {known:?} {refused}");
+        };
+        check("o1 o2 shuge o3", &[2, 2], 3, 3, true);
+        check("o1 o2 xhuge o3", &[2, 2], 3, 3, true);
+        check("o1 o2 o3", &[2, 2], 0, 3, true);
+        check("o1 o2 shuge o3", &[2, 2], 4, 2, false);
+        // Whose words all hosts go by is not known before they have read it.
+        for refused in 0..=2 {
+            let lineage = keys.where_refused("f1 f2", &[2, 2], refused, 1);
+            assert_eq!(lineage.earlier(None).unwrap_err(), foreign(2, &keys.former), "{refused}");
+        }
+    }
+
+    #[test]
     fn who_refuses_all_that_it_can_say_may_refuse_this_too() {
         let keys = Keys::new();
-        let crowded = Heard { crowded: true, ..heard(&[2], 0) };
-        assert_eq!(keys.lineage("o1 o2 shuge", &crowded).version(), 2);
-        let known = Heard { crowded: true, ..heard(&[2], 0) };
-        assert_eq!(keys.lineage("f1 f2", &known).earlier(None).unwrap_err(), foreign(2, &keys.former));
+        let crowded = Heard { known: vec![2], crowded: true, ..Heard::default() };
+        assert_eq!(keys.read(keys.kept("o1 o2 shuge"), &crowded).version(), 2);
+        assert_eq!(keys.read(keys.kept("f1 f2"), &crowded).earlier(None).unwrap_err(), foreign(2, &keys.former));
     }
 
     fn foreign(version: u64, issuer: &PublicKey) -> Lost {
@@ -305,7 +336,7 @@ mod tests {
     fn whose_words_are_signed_again() {
         let keys = Keys::new();
         let check = |words: &str, known: &[u64], refusals: usize, to: Option<u64>, expected: Result<u64, Lost>| {
-            let lineage = keys.lineage(words, &heard(known, refusals));
+            let lineage = keys.lineage(words, known, refusals);
             let found = lineage.earlier(to).map(|(last, found)| {
                 assert_eq!(last.mark.version, lineage.version());
                 found.mark.version
@@ -344,7 +375,7 @@ mod tests {
         let keys = Keys::new();
         let policy = ConfigName::new("edge").unwrap();
         let check = |words: &str, known: &[u64], version: u64, expected: &str| {
-            let said = keys.lineage(words, &heard(known, 0)).check(&policy, version, &Digest::of(b"next"));
+            let said = keys.lineage(words, known, 0).check(&policy, version, &Digest::of(b"next"));
             assert_eq!(said.err().map(|refused| refused.to_string()).unwrap_or_default().split(':').next(), Some(expected));
         };
         check("", &[], 1, "");
@@ -363,7 +394,7 @@ mod tests {
             Enforced {
                 policies: versions(known),
                 elsewhere: versions(elsewhere),
-                refused: refused.iter().map(|name| (name.clone(), "no".to_owned())).collect(),
+                refused: refused.iter().map(|name| (ConfigName::new(name.as_str()).unwrap(), Refusal::new(b"this", "no"))).collect(),
                 preset: Preset::Open,
                 lost: None,
                 no_starts: None,
@@ -373,12 +404,17 @@ mod tests {
         let mut heard = Heard::default();
         heard.hear(&policy, "A", &said(&[("edge", 3), ("other", 9)], &[], &[]));
         heard.hear(&policy, "B", &said(&[], &[("edge", 4)], &["other".to_owned()]));
-        assert_eq!((&heard.known[..], heard.refusal(), heard.crowded), (&[3, 4][..], None, false));
+        let this = Digest::of(b"this");
+        assert_eq!((&heard.known[..], heard.refusal(&this), heard.crowded), (&[3, 4][..], None, false));
         heard.hear(&policy, "C", &said(&[], &[], &["edge".to_owned()]));
         heard.hear(&policy, "D", &said(&[], &[], &["edge".to_owned()]));
-        assert_eq!((&heard.known[2..], heard.refusal().as_deref()), (&[0, 0][..], Some("refused by C, D: no")));
+        assert_eq!((&heard.known[2..], heard.refusal(&this).as_deref()), (&[0, 0][..], Some("refused by C, D: no")));
+        assert_eq!(heard.refusal(&Digest::of(b"that")), None);
         let many: Vec<String> = (0..MAX_POLICIES).map(|n| n.to_string()).collect();
-        heard.hear(&policy, "E", &said(&[], &[], &many));
+        // It says what it refuses here, whatever else there is.
+        heard.hear(&policy, "E", &said(&[], &[], &[&many[1..], &["edge".to_owned()]].concat()));
+        assert!(!heard.crowded);
+        heard.hear(&policy, "F", &said(&[], &[], &many));
         assert!(heard.crowded);
     }
 }

@@ -98,7 +98,7 @@ impl Put {
             return output.print(&Done::planned(&bundle, from, same.is_some()));
         }
         let since = tokio::time::Instant::now();
-        match same {
+        let wanted = match same {
             Some(same) => {
                 output.note(&format!("policy {} is version {} already", bundle.policy.policy_id, bundle.policy.version));
                 if !before.stands() {
@@ -106,10 +106,11 @@ impl Put {
                     session.lattice.commit_policy(&bundle.policy.policy_id, document, revision).await?;
                     output.note("what stood in its place in the store did not count: it stands there again");
                 }
+                same.wanted()
             }
             None => document::commit(&session, &bundle, &before, revision, &signer).await?,
-        }
-        watch.until_enforced(output, &bundle, since, &self.waiting).await
+        };
+        watch.until_enforced(output, wanted, since, &self.waiting).await
     }
 
     fn bundle(&self, mut policy: SecurityPolicy, before: &Lineage, session: &Session, issuer: &PublicKey) -> Outcome<Bundle> {

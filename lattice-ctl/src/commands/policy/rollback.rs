@@ -55,8 +55,8 @@ impl Rollback {
         let (last, old) = before.earlier(self.to).map_err(|lost| self.lost(&lost))?;
         let bundle = Bundle { issuer: signer.public().clone(), ..again(&old.bundle, &last.bundle, now_s()) };
         let since = tokio::time::Instant::now();
-        document::commit(&session, &bundle, &before, revision, &signer).await?;
-        watch.until_enforced(output, &bundle, since, &self.waiting).await
+        let wanted = document::commit(&session, &bundle, &before, revision, &signer).await?;
+        watch.until_enforced(output, wanted, since, &self.waiting).await
     }
 
     fn lost(&self, lost: &Lost) -> Problem {

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use clap::Args;
 
-use super::watch::{Standing, Watch, stored};
+use super::watch::{Standing, Watch};
 use crate::connection::{ConnectionArgs, Session};
 use crate::error::Outcome;
 use crate::output::Output;
@@ -33,7 +33,7 @@ impl Status {
         let mut before = None;
         loop {
             let watch = Watch::asked(&session).await?;
-            let standing = Standing::of(&stored(&session).await?, &watch);
+            let standing = Standing::of(&session, &watch).await?;
             if !self.watch {
                 return output.print(&standing);
             }

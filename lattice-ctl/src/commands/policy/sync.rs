@@ -3,8 +3,8 @@
 use clap::Args;
 use lattice_core::policy::report::Wanted;
 
-use super::document::Opened;
-use super::watch::{Patience, Watch, stored};
+use super::document::{self, Opened};
+use super::watch::{Patience, Watch};
 use crate::commands::signing::now_s;
 use crate::connection::{ConnectionArgs, Session};
 use crate::error::Outcome;
@@ -30,7 +30,15 @@ impl Sync {
     pub(super) async fn run(self, output: &Output) -> Outcome {
         let session = Session::open(&self.connection).await?;
         let watch = Watch::asked(&session).await?;
-        let (sound, flawed): (Vec<Opened>, Vec<Opened>) = stored(&session).await?.into_iter().partition(|opened| opened.flaw.is_none());
+        let stored = session.lattice.read_policies().await?;
+        let opened = stored.iter().filter_map(|(policy, stored)| {
+            let opened = Opened::of(stored, policy, session.name());
+            if opened.is_none() {
+                output.note(&format!("note: {}", document::unreadable(policy).message));
+            }
+            opened
+        });
+        let (sound, flawed): (Vec<Opened>, Vec<Opened>) = opened.partition(|opened| opened.flaw.is_none());
         for opened in flawed {
             let warning = opened.warning(now_s()).unwrap_or_default();
             output.note(&format!("note: policy {} v{}: {warning}", opened.bundle.policy.policy_id, opened.mark.version));

@@ -8,10 +8,10 @@ use clap::Args;
 use futures::StreamExt as _;
 use futures::stream::BoxStream;
 use lattice_core::error::{ErrorCode, Problem};
-use lattice_core::id::{ConfigName, HostId};
+use lattice_core::id::{ConfigName, Digest, HostId};
 use lattice_core::policy::Bundle;
 use lattice_core::policy::report::{Compliance, Enforced, Wanted, compliance};
-use lattice_core::policy::scope::Facts;
+use lattice_core::policy::scope::{Facts, Scope};
 use lattice_core::subject::{self, Verb};
 use lattice_core::wire;
 use lattice_core::wire::report::HostReport;
@@ -28,8 +28,6 @@ use crate::view::ANSWER_WINDOW;
 
 /// How long hosts are waited for, unless something else is said.
 const PATIENCE: Duration = Duration::from_secs(60);
-/// How long a refusal that was said before a policy was written may be about the document before it: hosts read at once.
-const SETTLING: Duration = Duration::from_secs(2);
 /// Hosts that are named in one line.
 const NAMED: usize = 8;
 
@@ -99,22 +97,30 @@ impl Hosts {
         rows.sort_by(|a, b| (&a.policy, &a.host).cmp(&(&b.policy, &b.host)));
         rows
     }
+
+    /// How they stand to a document in the place of `policy` that cannot be read: no version of it is enforced anywhere.
+    fn unreadable(&self, policy: &ConfigName, document: &[u8]) -> Vec<Row> {
+        let none = Wanted { policy: policy.clone(), version: u64::MAX, scope: Scope::All, document: Digest::of(document) };
+        let mut rows = self.stand(&[none]);
+        for row in &mut rows {
+            row.version = None;
+            row.notes.push("it cannot be read".to_owned());
+        }
+        rows
+    }
 }
 
 /// Ears on the bus, opened before a policy is written.
 pub(super) struct Watch {
     heartbeats: BoxStream<'static, Bytes>,
     hosts: Hosts,
-    /// What hosts refused before something was written, and why.
-    former: BTreeSet<(HostId, String)>,
 }
 
 impl Watch {
     /// Listens, and asks every host how it stands.
     pub(super) async fn asked(session: &Session) -> Outcome<Self> {
         let heartbeats = session.lattice.subscribe(subject::heartbeats(session.name())).await?;
-        let mut watch =
-            Self { heartbeats: heartbeats.map(|message| message.payload).boxed(), hosts: Hosts::default(), former: BTreeSet::new() };
+        let mut watch = Self { heartbeats: heartbeats.map(|message| message.payload).boxed(), hosts: Hosts::default() };
         watch.ask(session).await?;
         Ok(watch)
     }
@@ -149,12 +155,10 @@ impl Watch {
     ///
     /// # Errors
     /// Names the hosts that do not.
-    pub(super) async fn until_enforced(mut self, output: &Output, bundle: &Bundle, since: Instant, waiting: &Waiting) -> Outcome {
+    pub(super) async fn until_enforced(self, output: &Output, wanted: Wanted, since: Instant, waiting: &Waiting) -> Outcome {
         if waiting.no_wait {
-            return output.print(&Done::stored(bundle));
+            return output.print(&Done::stored(&wanted));
         }
-        let wanted = Opened::wanted_of(bundle);
-        self.former = self.hosts.stand(std::slice::from_ref(&wanted)).iter().filter_map(Row::refusal).collect();
         self.until_all(output, vec![wanted], since, waiting.patience.get()).await
     }
 
@@ -163,23 +167,28 @@ impl Watch {
     /// # Errors
     /// Names the hosts that do not.
     pub(super) async fn until_all(mut self, output: &Output, wanted: Vec<Wanted>, since: Instant, patience: Duration) -> Outcome {
-        let deadline = since + patience;
-        let settled = deadline.min(since + SETTLING);
         let mut live = output.live();
+        let rows = self.until_decided(&wanted, since + patience, |progress| live.show(progress)).await;
+        drop(live);
+        let done = rows.map_err(|open| late(&open, patience)).and_then(|rows| verdict(&wanted, &rows, since.elapsed()))?;
+        output.print(&done)
+    }
+
+    /// How all hosts stand once none of them has anything to decide any more.
+    ///
+    /// # Errors
+    /// Those that have at `deadline`.
+    async fn until_decided(&mut self, wanted: &[Wanted], deadline: Instant, mut show: impl FnMut(String)) -> Result<Vec<Row>, Vec<Row>> {
         loop {
-            let rows = self.hosts.stand(&wanted);
-            let settles = Instant::now() < settled;
-            let is_former = |row: &Row| settles && row.refusal().is_some_and(|refusal| self.former.contains(&refusal));
-            let open: Vec<&Row> = rows.iter().filter(|row| row.is_open() || is_former(row)).collect();
+            let rows = self.hosts.stand(wanted);
+            let open: Vec<&Row> = rows.iter().filter(|row| row.is_open()).collect();
             if open.is_empty() {
-                drop(live);
-                return finish(output, &wanted, rows, since.elapsed());
+                return Ok(rows);
             }
-            live.show(format!("{} of {} enforce it, waiting for {}", rows.len() - open.len(), rows.len(), names(&open)));
+            show(format!("{} of {} enforce it, waiting for {}", rows.len() - open.len(), rows.len(), names(open.iter().copied())));
             tokio::select! {
                 Some(report) = self.heartbeats.next() => self.hosts.hear(&report),
-                () = tokio::time::sleep_until(settled), if settles => {}
-                () = tokio::time::sleep_until(deadline), if !settles => return Err(late(&open, patience).into()),
+                () = tokio::time::sleep_until(deadline) => return Err(open.into_iter().cloned().collect()),
             }
         }
     }
@@ -189,7 +198,9 @@ impl Watch {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub(super) struct Row {
     policy: ConfigName,
-    version: u64,
+    /// None for a document that cannot be read.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    version: Option<u64>,
     host: String,
     host_id: HostId,
     #[serde(flatten)]
@@ -207,25 +218,18 @@ impl Row {
         use lattice_core::trust::clock::Standing as Clock;
         let elsewhere = compliance == Compliance::Complies && said.is_some_and(|said| !said.policies.contains_key(&wanted.policy));
         let mut notes: Vec<String> = said.and_then(|said| said.lost.clone().or_else(|| said.no_starts.clone())).into_iter().collect();
-        if let (Compliance::Complies, Some(why)) = (&compliance, said.and_then(|said| said.refused.get(wanted.policy.as_str()))) {
-            notes.push(format!("refused: {why}"));
+        if let (Compliance::Complies, Some(refusal)) = (&compliance, said.and_then(|said| said.refusal_of(&wanted.document))) {
+            notes.push(format!("refused: {}", refusal.why));
         }
         if said.is_some_and(|said| said.clock != Clock::Trusted) {
             notes.push("its clock is wrong".to_owned());
         }
-        Self { policy: wanted.policy.clone(), version: wanted.version, host, host_id, compliance, elsewhere, notes }
+        Self { policy: wanted.policy.clone(), version: Some(wanted.version), host, host_id, compliance, elsewhere, notes }
     }
 
     /// Whether waiting may help.
     fn is_open(&self) -> bool {
         matches!(self.compliance, Compliance::Behind { .. } | Compliance::Silent)
-    }
-
-    fn refusal(&self) -> Option<(HostId, String)> {
-        match &self.compliance {
-            Compliance::Refuses { why, .. } => Some((self.host_id.clone(), why.clone())),
-            Compliance::Complies | Compliance::Behind { .. } | Compliance::Silent => None,
-        }
     }
 
     fn words(&self) -> String {
@@ -241,8 +245,8 @@ impl Row {
     }
 }
 
-fn names(rows: &[&Row]) -> String {
-    let names: BTreeSet<&str> = rows.iter().map(|row| row.host.as_str()).collect();
+fn names<'a>(rows: impl IntoIterator<Item = &'a Row>) -> String {
+    let names: BTreeSet<&str> = rows.into_iter().map(|row| row.host.as_str()).collect();
     first_names(&names.into_iter().collect::<Vec<_>>())
 }
 
@@ -253,30 +257,35 @@ pub(super) fn first_names(names: &[&str]) -> String {
     if more > 0 { format!("{} and {more} more", first.join(", ")) } else { first.join(", ") }
 }
 
-fn late(open: &[&Row], patience: Duration) -> Problem {
+/// The first of `rows`, a sentence each.
+fn sentences<'a>(rows: impl IntoIterator<Item = &'a Row>) -> Vec<String> {
+    let sentence = |row: &Row| {
+        let version = row.version.map(|version| format!(" v{version}")).unwrap_or_default();
+        format!("{}: policy {}{version}: {}", row.host, row.policy, row.words())
+    };
+    rows.into_iter().take(NAMED).map(sentence).collect()
+}
+
+fn late(open: &[Row], patience: Duration) -> Problem {
     let message = format!("not in force everywhere within {} ms: {}", patience.as_millis(), names(open));
     let mut problem =
         Problem::new(ErrorCode::TimedOut, message).hint("they comply before they start anything; `lattice-ctl policy status`");
-    problem.causes =
-        open.iter().take(NAMED).map(|row| format!("{}: policy {} v{}: {}", row.host, row.policy, row.version, row.words())).collect();
+    problem.causes = sentences(open);
     problem
 }
 
-fn finish(output: &Output, wanted: &[Wanted], rows: Vec<Row>, took: Duration) -> Outcome {
+/// What came of waiting, once every host has decided.
+fn verdict(wanted: &[Wanted], rows: &[Row], took: Duration) -> Result<Done, Problem> {
     let refusing: Vec<&Row> = rows.iter().filter(|row| matches!(row.compliance, Compliance::Refuses { .. })).collect();
     if !refusing.is_empty() {
-        let mut problem = Problem::new(ErrorCode::Denied, format!("refused by {}", names(&refusing)))
+        let mut problem = Problem::new(ErrorCode::Denied, format!("refused by {}", names(refusing.iter().copied())))
             .hint("they keep what they had; `lattice-ctl policy status`");
-        problem.causes = refusing
-            .iter()
-            .take(NAMED)
-            .map(|row| format!("{}: policy {} v{}: {}", row.host, row.policy, row.version, row.words()))
-            .collect();
-        return Err(problem.into());
+        problem.causes = sentences(refusing);
+        return Err(problem);
     }
     let policies = wanted.iter().map(|wanted| (wanted.policy.clone(), wanted.version)).collect();
     let took_ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
-    output.print(&Done { policies, state: "enforced", hosts: Some(hosts(&rows)), took_ms: Some(took_ms), from: None })
+    Ok(Done { policies, state: "enforced", hosts: Some(hosts(rows)), took_ms: Some(took_ms), from: None })
 }
 
 fn hosts(rows: &[Row]) -> usize {
@@ -303,17 +312,17 @@ pub(super) struct Done {
 impl Done {
     /// It was only looked at.
     pub(super) fn planned(bundle: &Bundle, from: Option<u64>, same: bool) -> Self {
-        Self { from, ..Self::bare(bundle, if same { "unchanged" } else { "planned" }) }
+        let policy = &bundle.policy;
+        Self { from, ..Self::bare(&policy.policy_id, policy.version, if same { "unchanged" } else { "planned" }) }
     }
 
     /// It was stored, and nobody was waited for.
-    pub(super) fn stored(bundle: &Bundle) -> Self {
-        Self::bare(bundle, "stored")
+    fn stored(wanted: &Wanted) -> Self {
+        Self::bare(&wanted.policy, wanted.version, "stored")
     }
 
-    fn bare(bundle: &Bundle, state: &'static str) -> Self {
-        let policies = BTreeMap::from([(bundle.policy.policy_id.clone(), bundle.policy.version)]);
-        Self { policies, state, hosts: None, took_ms: None, from: None }
+    fn bare(policy: &ConfigName, version: u64, state: &'static str) -> Self {
+        Self { policies: BTreeMap::from([(policy.clone(), version)]), state, hosts: None, took_ms: None, from: None }
     }
 }
 
@@ -345,22 +354,26 @@ pub(super) struct Standing(Vec<Row>);
 
 impl Standing {
     /// How all hosts stand to what is in the store, whether that counts or not.
-    pub(super) fn of(stored: &[Opened], watch: &Watch) -> Self {
-        let rows = stored.iter().flat_map(|opened| {
-            let mut rows = watch.hosts.stand(&[opened.wanted()]);
-            rows.iter_mut().for_each(|row| row.notes.extend(opened.flaw.iter().map(ToString::to_string)));
-            rows
+    pub(super) async fn of(session: &Session, watch: &Watch) -> Outcome<Self> {
+        let stored = session.lattice.read_policies().await?;
+        let rows = stored.iter().flat_map(|(place, stored)| match Opened::of(stored, place, session.name()) {
+            Some(opened) => {
+                let mut rows = watch.hosts.stand(&[opened.wanted()]);
+                rows.iter_mut().for_each(|row| row.notes.extend(opened.flaw.iter().map(ToString::to_string)));
+                rows
+            }
+            None => watch.hosts.unreadable(place, &stored.document),
         });
-        Self(rows.collect())
+        Ok(Self(rows.collect()))
     }
 }
 
 impl Document for Standing {
     fn text(&self, _wide: bool) -> String {
-        let rows = self
-            .0
-            .iter()
-            .map(|row| vec![row.policy.to_string(), row.version.to_string(), row.host.clone(), row.words(), row.notes.join("; ")]);
+        let rows = self.0.iter().map(|row| {
+            let version = row.version.map_or_else(|| "-".to_owned(), |version| version.to_string());
+            vec![row.policy.to_string(), version, row.host.clone(), row.words(), row.notes.join("; ")]
+        });
         columns(&["POLICY", "VERSION", "HOST", "STATE", "NOTE"], rows)
     }
 
@@ -369,29 +382,16 @@ impl Document for Standing {
     }
 }
 
-/// What stands in the store, as far as it can be read.
-pub(super) async fn stored(session: &Session) -> Outcome<Vec<Opened>> {
-    let stored = session.lattice.read_policies().await?;
-    Ok(stored.iter().filter_map(|(policy, stored)| Opened::of(stored, policy, session.name())).collect())
-}
-
-impl Opened {
-    /// Who must enforce `bundle`.
-    pub(super) fn wanted_of(bundle: &Bundle) -> Wanted {
-        Wanted { policy: bundle.policy.policy_id.clone(), version: bundle.policy.version, scope: bundle.scope.clone() }
-    }
-}
-
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
     use crate::commands::signing;
     use crate::view::tests::{host, report};
-    use lattice_core::id::{Digest, LatticeName, Revision};
+    use futures::{FutureExt as _, stream};
+    use lattice_core::id::{LatticeName, Revision};
     use lattice_core::policy::SecurityPolicy;
     use lattice_core::policy::accept::Mark;
     use lattice_core::policy::rules::Rule;
-    use lattice_core::policy::scope::Scope;
     use lattice_nats::policies::StoredPolicy;
 
     /// A version of the policy `edge` that allows one contract.
@@ -437,10 +437,10 @@ pub(super) mod tests {
         hosts.expected.insert(host(3), "NEDGE04".into());
         hosts.hear(&heartbeat(0, 2, Some(r#"{"policies":{"edge":4}}"#)));
         hosts.hear(&heartbeat(0, 1, Some(r#"{"policies":{}}"#)));
-        hosts.hear(&heartbeat(1, 1, Some(r#"{"policies":{"edge":3},"refused":{"edge":"wrong signature"}}"#)));
+        let wanted = opened(4, "*").wanted();
+        hosts.hear(&heartbeat(1, 1, Some(&refusing(3, &wanted))));
         hosts.hear(&heartbeat(2, 1, None));
         hosts.hear(b"{}");
-        let wanted = opened(4, "*").wanted();
         let words = |hosts: &Hosts| {
             hosts.stand(std::slice::from_ref(&wanted)).iter().map(|row| format!("{} {}", row.host, row.words())).collect::<Vec<_>>()
         };
@@ -455,7 +455,7 @@ pub(super) mod tests {
             ]
         );
         let rows = hosts.stand(std::slice::from_ref(&wanted));
-        let open: Vec<&Row> = rows.iter().filter(|row| row.is_open()).collect();
+        let open: Vec<Row> = rows.into_iter().filter(Row::is_open).collect();
         let problem = late(&open, Duration::from_secs(2));
         assert_eq!(
             (problem.code, problem.message.as_str()),
@@ -463,22 +463,78 @@ pub(super) mod tests {
         );
         hosts.hear(&heartbeat(3, 1, Some(r#"{"policies":{"edge":3},"clock":"behind","no_starts":"expired"}"#)));
         assert_eq!(words(&hosts)[3], "NEDGE04 behind: enforces version 3");
-        assert_eq!(hosts.stand(&[wanted])[3].notes, ["expired", "its clock is wrong"]);
+        assert_eq!(hosts.stand(std::slice::from_ref(&wanted))[3].notes, ["expired", "its clock is wrong"]);
+        // Under its number hosts enforce something else.
+        hosts.hear(&heartbeat(1, 2, Some(&refusing(4, &wanted))));
+        hosts.hear(&heartbeat(2, 2, Some(&refusing(4, &opened(4, "*").wanted()))));
+        let notes: Vec<Vec<String>> = hosts.stand(&[wanted]).into_iter().map(|row| row.notes).collect();
+        assert_eq!(notes[1..3], [vec!["refused: wrong signature".to_owned()], vec![]]);
+    }
+
+    #[test]
+    fn who_refuses_what_cannot_be_read() {
+        let mut hosts = Hosts::default();
+        let nonsense = Wanted { document: Digest::of(b"{"), ..opened(4, "*").wanted() };
+        hosts.hear(&heartbeat(0, 1, Some(&refusing(4, &nonsense))));
+        hosts.hear(&heartbeat(1, 1, Some(r#"{"policies":{"edge":4}}"#)));
+        let standing = Standing(hosts.unreadable(&nonsense.policy, b"{"));
+        assert_eq!(
+            standing.0.iter().map(Row::words).collect::<Vec<_>>(),
+            ["refused, enforces version 4: wrong signature", "behind: enforces version 4"]
+        );
+        assert!(
+            standing.text(false).lines().skip(1).all(|row| row.starts_with("edge    -  ") && row.ends_with("it cannot be read")),
+            "{}",
+            standing.text(false)
+        );
+    }
+
+    /// What a host says that enforces a version of `edge` and refuses `document`.
+    fn refusing(version: u64, document: &Wanted) -> String {
+        let refusal = serde_json::json!({"document": document.document, "why": "wrong signature"});
+        serde_json::json!({"policies": {"edge": version}, "refused": {"edge": refusal}}).to_string()
+    }
+
+    /// What comes of putting `put` where a host said `before` and says `then`, if that is decided without any time passing.
+    fn decided(put: &Wanted, before: &str, then: &[String]) -> Option<Result<Done, Problem>> {
+        let mut hosts = Hosts::default();
+        hosts.hear(&heartbeat(0, 1, Some(before)));
+        let reports: Vec<Bytes> = (2..).zip(then).map(|(seq, said)| heartbeat(0, seq, Some(said)).into()).collect();
+        let mut watch = Watch { heartbeats: stream::iter(reports).chain(stream::pending()).boxed(), hosts };
+        let wanted = std::slice::from_ref(put);
+        let rows = watch.until_decided(wanted, Instant::now() + PATIENCE, |_| ()).now_or_never()?;
+        Some(rows.map_err(|open| late(&open, PATIENCE)).and_then(|rows| verdict(wanted, &rows, Duration::ZERO)))
+    }
+
+    #[tokio::test]
+    async fn what_is_refused_is_the_document_that_was_put_and_no_other() {
+        let (former, put) = (opened(9, "*").wanted(), opened(4, "*").wanted());
+        let refused = |said: Option<Result<Done, Problem>>| said.unwrap().unwrap_err();
+        // However often a host says what it refused before.
+        let slow = vec![refusing(3, &former); 5];
+        assert!(decided(&put, &refusing(3, &former), &slow).is_none(), "nothing is decided yet");
+        let read = [&slow[..], &[r#"{"policies":{"edge":4}}"#.to_owned()]].concat();
+        assert_eq!(decided(&put, &refusing(3, &former), &read).unwrap().unwrap().hosts, Some(1));
+        // At once, although it is the same sentence: said before, or now.
+        let problem = refused(decided(&put, &refusing(3, &former), &[refusing(3, &put)]));
+        assert_eq!((problem.code, problem.message.as_str()), (ErrorCode::Denied, "refused by NEDGE01"));
+        assert_eq!(problem.causes, ["NEDGE01: policy edge v4: refused, enforces version 3: wrong signature"]);
+        assert_eq!(refused(decided(&put, &refusing(3, &put), &[])).code, ErrorCode::Denied);
     }
 
     #[test]
     fn many_names_are_cut() {
         let wanted = opened(1, "*").wanted();
         let rows: Vec<Row> = (0..20).map(|n| Row::new(format!("H{n:02}"), host(n), &wanted, Compliance::Silent, None)).collect();
-        assert_eq!(names(&rows.iter().collect::<Vec<_>>()), "H00, H01, H02, H03, H04, H05, H06, H07 and 12 more");
+        assert_eq!(names(&rows), "H00, H01, H02, H03, H04, H05, H06, H07 and 12 more");
         assert_eq!(hosts(&rows), 20);
     }
 
     #[test]
     fn the_last_line() {
-        let bundle = opened(4, "*").bundle;
-        assert_eq!(Done::planned(&bundle, Some(3), false).text(false), "policy edge v4: planned (now version 3)");
-        let done = Done { hosts: Some(3), took_ms: Some(41), ..Done::stored(&bundle) };
+        let opened = opened(4, "*");
+        assert_eq!(Done::planned(&opened.bundle, Some(3), false).text(false), "policy edge v4: planned (now version 3)");
+        let done = Done { hosts: Some(3), took_ms: Some(41), ..Done::stored(&opened.wanted()) };
         assert_eq!(done.text(false), "policy edge v4: all 3 hosts comply (41 ms)");
     }
 }

@@ -1,5 +1,5 @@
 use super::*;
-use lattice_core::id::{HostId, HostName, Incarnation, Region, Revision};
+use lattice_core::id::{Digest, HostId, HostName, Incarnation, Region, Revision};
 use lattice_core::policy::rules::{Point, Rule};
 use lattice_core::policy::scope::Scope;
 use lattice_core::policy::{Bundle, SecurityPolicy};
@@ -109,7 +109,7 @@ fn in_force_kept_and_told() {
     }
     let told = warden.told(true);
     assert_eq!(kinds(&told), [EventKind::PolicyRefused]);
-    assert!(told.enforced.refused["edge"].contains("version 3 of edge is older than 4"));
+    assert!(told.enforced.refused[&edge()].why.contains("version 3 of edge is older than 4"));
     let mut again = desk.warden(|| NOW);
     assert!(denies(&again));
     again.handle_read(&desk.policy(3, &[], Scope::All));
@@ -128,7 +128,7 @@ fn nobody_else_signs_policies() {
     let mut warden = desk.warden(|| NOW);
     warden.handle_read(&other.policy(1, &["wasmcloud:keyvalue"], Scope::All));
     assert!(!denies(&warden));
-    assert!(warden.told(true).enforced.refused["edge"].contains("does not sign policies here"));
+    assert!(warden.told(true).enforced.refused[&edge()].why.contains("does not sign policies here"));
 }
 
 #[test]
@@ -171,7 +171,7 @@ fn a_clock_that_is_years_behind() {
     let policy = desk.policy(1, &["wasmcloud:keyvalue"], Scope::All);
     warden.handle_read(&policy);
     assert!(!denies(&warden), "nobody has said yet that it is valid");
-    assert!(warden.told(true).enforced.refused["edge"].contains("not valid before"));
+    assert!(warden.told(true).enforced.refused[&edge()].why.contains("not valid before"));
     warden.post.clock.hear_server(NOW);
     warden.handle_read(&policy);
     assert!(denies(&warden), "the server's clock counts");
@@ -237,12 +237,40 @@ fn refusals_are_remembered_up_to_a_bound() {
     let (desk, other) = (Desk::new(), Desk::new());
     let mut warden = desk.warden(|| NOW);
     let foreign = other.policy(1, &[], Scope::All).remove(&edge()).unwrap();
-    let many = (0..MAX_POLICIES + 3).map(|n| (ConfigName::new(format!("p{n}")).unwrap(), foreign.clone())).collect();
+    let many: BTreeMap<_, _> = (0..MAX_POLICIES + 3).map(|n| (ConfigName::new(format!("p{n}")).unwrap(), foreign.clone())).collect();
     for _ in 0..2 {
         warden.handle_read(&many);
         assert_eq!(warden.refused.len(), MAX_POLICIES);
     }
     assert_eq!(warden.told(true).news.len(), MAX_POLICIES, "each is said once");
+    // Of one that takes the place of another, it is this one that is refused.
+    let other = other.policy(2, &[], Scope::All).remove(&edge()).unwrap();
+    let many = many.into_keys().map(|name| (name, other.clone())).collect();
+    warden.handle_read(&many);
+    assert!(warden.refused.len() == MAX_POLICIES && warden.refused.values().all(|refusal| refusal.document == Digest::of(&other.document)));
+}
+
+#[test]
+fn a_refusal_names_the_document() {
+    let (desk, other) = (Desk::new(), Desk::new());
+    let mut warden = desk.warden(|| NOW);
+    let mut refuses = |found: &BTreeMap<ConfigName, StoredPolicy>| {
+        warden.handle_read(found);
+        let told = warden.told(true);
+        (told.enforced.refused.into_iter().collect::<Vec<_>>(), told.news.len())
+    };
+    let named = |place: &ConfigName, found: &StoredPolicy| {
+        let why = format!("{} does not sign policies here", other.key());
+        (place.clone(), Refusal { document: Digest::of(&found.document), why })
+    };
+    let [first, second] = [1, 2].map(|version| other.policy(version, &[], Scope::All));
+    assert_eq!(refuses(&first), (vec![named(&edge(), &first[&edge()])], 1));
+    assert_eq!(refuses(&first).1, 0, "the same again is no news");
+    assert_eq!(refuses(&second), (vec![named(&edge(), &second[&edge()])], 1), "another document, for the same reason");
+    // By its place, whatever it says of itself; what is not there any more is not refused any more.
+    let place = ConfigName::new("elsewhere").unwrap();
+    assert_eq!(refuses(&BTreeMap::from([(place.clone(), first[&edge()].clone())])), (vec![named(&place, &first[&edge()])], 1));
+    assert_eq!(refuses(&desk.policy(1, &[], Scope::All)), (vec![], 1));
 }
 
 /// What the warden tells as soon as `fits` holds.
@@ -292,9 +320,9 @@ async fn the_server_is_asked_for_the_time_and_what_has_passed_is_kept() {
     let stranger = Desk::new();
     let (events, mut heard) = mpsc::channel(8);
     tokio::spawn(stranger.warden(wall).run(lattice.clone(), events));
-    told(&mut heard, |enforced| enforced.refused.contains_key("edge")).await;
+    told(&mut heard, |enforced| enforced.refused.contains_key(&edge())).await;
     lattice.commit_policy(&edge(), bytes::Bytes::from("{}"), first).await.unwrap();
-    told(&mut heard, |enforced| enforced.refused.get("edge").is_some_and(|why| !why.contains("sign policies"))).await;
+    told(&mut heard, |enforced| enforced.refused.get(&edge()).is_some_and(|refusal| !refusal.why.contains("sign policies"))).await;
     assert!(Ledger::open(stranger.folder.path()).1.floor_s + 60 > wall());
 }
 
@@ -310,5 +338,5 @@ fn who_trusts_nobody_any_more_misses_nothing_and_forgets_nothing() {
     let mut again = desk.warden(|| NOW);
     assert!(denies(&again));
     again.handle_read(&desk.policy(3, &[], Scope::All));
-    assert!(again.told(true).enforced.refused["edge"].contains("version 3 of edge is older than 4"));
+    assert!(again.told(true).enforced.refused[&edge()].why.contains("version 3 of edge is older than 4"));
 }

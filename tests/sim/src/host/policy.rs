@@ -11,11 +11,11 @@ use lattice_core::agent::plan_gate::PlanGate;
 use lattice_core::contract::Contract;
 use lattice_core::desired::Desired;
 use lattice_core::fault::Fault;
-use lattice_core::id::ActorId;
+use lattice_core::id::{ActorId, ConfigName};
 use lattice_core::policy::accept::{Documents, Holding, Judge, Marks, Stored};
 use lattice_core::policy::effects::{self, Effect};
 use lattice_core::policy::force::{InForce, Preset};
-use lattice_core::policy::report::Enforced;
+use lattice_core::policy::report::{Enforced, Refusal};
 use lattice_core::policy::scope::Facts;
 use lattice_core::timing::{OFFLINE_START_AFTER, RESYNC_INTERVAL};
 use lattice_core::trust::Place;
@@ -37,7 +37,7 @@ pub(super) type Disk = (Marks, Documents);
 #[derive(Debug)]
 pub(super) struct Policies {
     holding: Holding,
-    refused: BTreeMap<String, String>,
+    refused: BTreeMap<ConfigName, Refusal>,
     reading: bool,
     read_again: bool,
     /// Counts reads, so that only the last one's timer counts.
@@ -156,7 +156,7 @@ impl Host {
             }
             if let Err(why) = judged(self, |judge| holding.offer(document, judge, &Seals)) {
                 holding = before;
-                refused.insert(name().to_string(), why.to_string());
+                refused.insert(name(), Refusal::new(document, &why.to_string()));
             }
         }
         holding.complete();
