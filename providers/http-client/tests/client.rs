@@ -151,7 +151,8 @@ async fn names_and_addresses_are_resolved() {
     assert_eq!(outlet.resolve("a..b", 80).await.unwrap_err(), RequestError::UnknownHost("a..b".to_owned()));
     // An address is no name: it waits for no look-up.
     let busy = self::outlet(Limits { lookups: 0, ..Limits::default() });
-    assert_eq!(busy.resolve("192.0.2.1", 80).await.unwrap().len(), 1);
+    let at_once = tokio::time::timeout(PATIENCE, busy.resolve("192.0.2.1", 80)).await.expect("it waits");
+    assert_eq!(at_once.unwrap().len(), 1);
     assert!(tokio::time::timeout(Duration::from_millis(100), busy.resolve("localhost", 80)).await.is_err());
 }
 
@@ -224,6 +225,20 @@ async fn bodies_must_keep_coming() {
         let ended = tokio::time::timeout(PATIENCE, ended).await.expect("the body hangs");
         assert_eq!(ended, format!("no answer within {ends} ms"), "{wanted:?}");
     }
+}
+
+#[tokio::test]
+async fn what_comes_slowly_comes_in_full() {
+    let (listener, address) = listen().await;
+    let outlet = outlet(Limits { idle_time: Duration::from_millis(1500), ..Limits::default() });
+    let sending = tokio::spawn(async move { text(send(&*outlet, plain(&[address])).await.unwrap()).await });
+    let (mut stream, _) = listener.accept().await.unwrap();
+    answer(&mut stream, "HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\n").await;
+    for piece in ["a", "b", "c", "d"] {
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        stream.write_all(piece.as_bytes()).await.unwrap();
+    }
+    assert_eq!(sending.await.unwrap().unwrap(), "abcd", "it may take longer than any one wait");
 }
 
 #[tokio::test]

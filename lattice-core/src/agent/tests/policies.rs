@@ -184,10 +184,11 @@ fn refused_code_is_tried_again_when_trust_changes() {
     let spec = component(b"a", vec![]);
     agent.handle_assignment(assignment(1, &[], &[("a", spec.clone())]), false).unwrap();
     let refused = |may_help| Err((Obstacle::Forbidden("older".into()), may_help));
-    let permit = Permit { name: "a".to_owned(), digest: Digest::of(b"a") };
     let again = [Action::Load(id("a"), spec.digest.clone())];
-    let changes: [Box<dyn FnOnce(&mut Bundle)>; 2] =
-        [Box::new(|bundle| bundle.allow_older = [permit].into()), Box::new(|bundle| bundle.revoked_keys = [key('A', 'D')].into())];
+    let changes: [fn(&mut Bundle); 2] = [
+        |bundle| bundle.allow_older = [Permit { name: "a".to_owned(), digest: Digest::of(b"a") }].into(),
+        |bundle| bundle.revoked_keys = [key('A', 'D')].into(),
+    ];
     for change in changes {
         agent.handle_loaded(&id("a"), &spec.digest, refused(true), NOW);
         agent.handle_force(denying(&[]));

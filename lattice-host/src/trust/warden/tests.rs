@@ -326,6 +326,20 @@ async fn the_server_is_asked_for_the_time_and_what_has_passed_is_kept() {
     assert!(Ledger::open(stranger.folder.path()).1.floor_s + 60 > wall());
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_policy_expires_also_where_nobody_can_be_asked() {
+    let desk = Desk::new();
+    let (server, lattice) = lattice(desk.folder.path()).await;
+    let wall = || crate::clock::now_ms() / 1000;
+    let document = desk.document(1, &[], Scope::All, wall() - DAY + 4);
+    lattice.commit_policy(&edge(), document.into(), Revision(0)).await.unwrap();
+    let (events, mut heard) = mpsc::channel(8);
+    tokio::spawn(desk.warden(wall).run(lattice, events));
+    told(&mut heard, |enforced| enforced.policies.contains_key(&edge()) && enforced.no_starts.is_none()).await;
+    server.stop().await.unwrap();
+    told(&mut heard, |enforced| enforced.no_starts.is_some()).await;
+}
+
 #[test]
 fn who_trusts_nobody_any_more_misses_nothing_and_forgets_nothing() {
     let desk = Desk::new();
