@@ -228,8 +228,9 @@ impl Agent {
             Code::Loaded(_) => 1,
         };
         if let Err((Obstacle::Forbidden(why), _)) = &outcome
-            && !component.is_refused_for(why)
+            && component.refusal.as_ref() != Some(why)
         {
+            component.refusal = Some(why.clone());
             self.tell_refused(actor, why);
         }
         let Some(component) = self.components.get_mut(actor) else { return };
@@ -324,8 +325,7 @@ impl Agent {
                 Some(component) if component.spec.digest == spec.digest => component.spec = spec.clone(),
                 // Other code: the running instances go on with the old until the new is loaded.
                 Some(component) => {
-                    component.spec = spec.clone();
-                    component.code = Code::Loading { attempts: 0 };
+                    component.replace(spec.clone());
                     self.actions.push_back(Action::Load(id.clone(), spec.digest.clone()));
                 }
                 None => {
@@ -369,6 +369,10 @@ impl Agent {
                 (component.run_failure, component.relink) = (None, false);
                 self.actions.push_back(Action::Run(id.clone(), Box::new(settings)));
             }
+            (ComponentState::Running, Code::Loading { .. }) if std::mem::take(&mut component.relink) => {
+                let settings = component.running.as_ref().map(|running| Box::new(running.settings.clone()));
+                self.actions.extend(settings.map(|settings| Action::Run(id.clone(), settings)));
+            }
             (ComponentState::Waiting(_) | ComponentState::Failed(_), _) if component.running.take().is_some() => {
                 self.actions.push_back(Action::Stop(id.clone()));
             }
@@ -377,7 +381,12 @@ impl Agent {
         if before == next {
             return false;
         }
-        self.tell_allowed(id, &before, &next);
+        let allowed = matches!(next.state, ComponentState::Running | ComponentState::Waiting(_)) && std::mem::take(&mut component.barred);
+        component.barred |= next.forbidden;
+        if next.forbidden || allowed {
+            let what = if allowed { "allowed to run again".to_owned() } else { format!("not allowed to run: {}", next.state) };
+            self.actions.push_back(Action::Audit(id.clone(), what));
+        }
         match &next.state {
             ComponentState::Running => self.record_actor(EventKind::ActorRunning, id, format!("actor {id} runs")),
             ComponentState::Waiting(why) => self.record_actor(EventKind::ActorWaiting, id, format!("actor {id} waits: {why}")),

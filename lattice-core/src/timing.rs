@@ -10,7 +10,8 @@ pub const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(1);
 pub const MISSED_HEARTBEATS: u32 = 3;
 /// Between two full comparisons of what a host runs with its assignment in the store: watches may miss a message.
 pub const RESYNC_INTERVAL: Duration = Duration::from_secs(60);
-/// How long a restarted host waits for the plan's head before it starts from the assignment on its disk.
+/// How long a restarted host waits for the plan's head before it starts from the assignment on its disk, and how long after it
+/// has connected it waits for the policies before it follows any plan.
 pub const OFFLINE_START_AFTER: Duration = Duration::from_secs(5);
 /// Server's patience with an unacknowledged durable message.
 pub const ACK_WAIT: Duration = Duration::from_secs(4);

@@ -73,6 +73,10 @@ pub(super) struct Component {
     /// Why it did not work with these settings.
     pub(super) run_failure: Option<(ComponentAssignment, String)>,
     pub(super) standing: Standing,
+    /// Why its code was refused, as that was told last.
+    pub(super) refusal: Option<String>,
+    /// Whether the audit says that it is not allowed to run.
+    pub(super) barred: bool,
 }
 
 #[derive(Debug)]
@@ -98,16 +102,20 @@ impl Component {
             relink: false,
             run_failure: None,
             standing: ComponentState::Starting.into(),
+            refusal: None,
+            barred: false,
         }
+    }
+
+    /// Its code is another one from now on; what runs goes on until that is there.
+    pub(super) fn replace(&mut self, spec: ComponentAssignment) {
+        self.spec = spec;
+        self.code = Code::Loading { attempts: 0 };
+        self.refusal = None;
     }
 
     pub(super) fn runs_with(&self, settings: &ComponentAssignment) -> bool {
         self.running.as_ref().is_some_and(|running| running.settings == *settings)
-    }
-
-    /// Whether it is known already that it must not run, for this reason.
-    pub(super) fn is_refused_for(&self, why: &str) -> bool {
-        self.standing == Obstacle::Forbidden(why.to_owned()).into()
     }
 
     /// What `force` does to it.
@@ -161,13 +169,18 @@ impl Component {
         troubles: &BTreeMap<Contract, String>,
     ) -> Standing {
         if let Some(objection) = objection {
-            let why = if let Code::Failed { obstacle, .. } = &self.code { obstacle.why().to_owned() } else { objection.line() };
+            let why = match (&self.code, &self.run_failure) {
+                // Another attempt: until it is over everything is as it was.
+                (Code::Loading { attempts: 1.. }, _) if self.standing.forbidden => return self.standing.clone(),
+                (Code::Failed { obstacle, .. }, _) => obstacle.why().to_owned(),
+                (_, Some((failed, why))) if failed == settings => why.clone(),
+                _ => objection.line(),
+            };
             return Obstacle::Forbidden(why).into();
         }
         let shape = match &self.code {
             Code::Loading { .. } if self.running.is_some() => return ComponentState::Running.into(),
             Code::Loading { attempts: 0 } => return ComponentState::Starting.into(),
-            // Another attempt: until it is over everything is as it was.
             Code::Loading { .. } => return self.standing.clone(),
             Code::Failed { obstacle, .. } => return obstacle.clone().into(),
             Code::Loaded(code) => &code.shape,

@@ -3,7 +3,6 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use super::component::Standing;
 use super::{Action, Agent, Code};
 use crate::id::ActorId;
 use crate::link::KindSettings;
@@ -105,16 +104,6 @@ impl Agent {
     /// Says that the code of an actor was refused.
     pub(super) fn tell_refused(&mut self, actor: &ActorId, why: &str) {
         self.record_actor(EventKind::ClaimRefused, actor, format!("{actor}: {why}"));
-    }
-
-    /// Says for the audit that an actor is not allowed to run, or is allowed again.
-    pub(super) fn tell_allowed(&mut self, actor: &ActorId, before: &Standing, now: &Standing) {
-        let what = match (before.forbidden, now.forbidden) {
-            (_, true) => format!("not allowed to run: {}", now.state),
-            (true, false) => "allowed to run again".to_owned(),
-            (false, false) => return,
-        };
-        self.actions.push_back(Action::Audit(actor.clone(), what));
     }
 }
 

@@ -345,6 +345,7 @@ mod tests {
         check("a..b", Err("neither"));
         check("a b", Err("neither"));
         check("-a", Err("neither"));
+        check("a-.example.com", Err("neither"));
         check("example.com.", Err("neither"));
         check("127.1", Err("ends like an address"));
         check("0x7f000001", Err("ends like an address"));

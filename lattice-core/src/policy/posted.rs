@@ -180,7 +180,7 @@ mod tests {
         let said = |refused: &[u8], version: u64| {
             let policies = if version > 0 { format!(r#""edge":{version}"#) } else { String::new() };
             let refused = serde_json::to_string(&Refusal::new(refused, "no")).unwrap();
-            serde_json::from_str::<Enforced>(&format!(r#"{{"policies":{{{policies}}},"refused":{{"edge":{refused}}}}}"#)).unwrap()
+            serde_json::from_str::<Enforced>(&format!(r#"{{"policies":{{{policies}}},"refusals":{{"edge":{refused}}}}}"#)).unwrap()
         };
         assert_eq!([posted(&sound).refused_by(&said(&forged, 0)), posted(&forged).refused_by(&said(&forged, 0))], [0, 1]);
         assert!(posted(&sound).is_enforced(1, &said(&forged, 1)) && !posted(&forged).is_enforced(1, &said(&forged, 1)));

@@ -45,7 +45,7 @@ pub struct Enforced {
     pub elsewhere: BTreeMap<ConfigName, u64>,
     /// What it refuses of that which stands in the store, as it last read it: by the policy in whose place it stands, whatever
     /// it says itself. No more of them than a host keeps policies.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[serde(rename = "refusals", default, skip_serializing_if = "BTreeMap::is_empty")]
     pub refused: BTreeMap<ConfigName, Refusal>,
     /// What holds without any policy.
     #[serde(default)]

@@ -22,7 +22,7 @@ pub(crate) async fn apart<T: Send + 'static>(
     lookup.await
 }
 
-/// All addresses of `host`. Blocks.
+/// All addresses of `host`, at least one: the resolver has an error for names without any. Blocks.
 pub(crate) fn addresses(host: &str, port: u16) -> Result<Vec<SocketAddr>, RequestError> {
     // Without it each address would come once for each kind of socket.
     let hints = AddrInfoHints { socktype: SockType::Stream.into(), ..AddrInfoHints::default() };

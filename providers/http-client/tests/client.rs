@@ -230,15 +230,15 @@ async fn bodies_must_keep_coming() {
 #[tokio::test]
 async fn what_comes_slowly_comes_in_full() {
     let (listener, address) = listen().await;
-    let outlet = outlet(Limits { idle_time: Duration::from_millis(1500), ..Limits::default() });
+    let outlet = outlet(Limits { idle_time: Duration::from_secs(1), ..Limits::default() });
     let sending = tokio::spawn(async move { text(send(&*outlet, plain(&[address])).await.unwrap()).await });
     let (mut stream, _) = listener.accept().await.unwrap();
-    answer(&mut stream, "HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\n").await;
-    for piece in ["a", "b", "c", "d"] {
-        tokio::time::sleep(Duration::from_millis(500)).await;
-        stream.write_all(piece.as_bytes()).await.unwrap();
+    answer(&mut stream, "HTTP/1.1 200 OK\r\ncontent-length: 12\r\n\r\n").await;
+    for _ in 0..12 {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        stream.write_all(b"a").await.unwrap();
     }
-    assert_eq!(sending.await.unwrap().unwrap(), "abcd", "it may take longer than any one wait");
+    assert_eq!(sending.await.unwrap().unwrap(), "a".repeat(12), "it may take longer than any one wait");
 }
 
 #[tokio::test]

@@ -145,9 +145,16 @@ fn what_runs_goes_on_under_an_expired_policy_and_nothing_starts() {
     agent.handle_loaded(&id("b"), &other.digest, Ok(code(&[])), NOW);
     assert_eq!(actions(&mut agent), [Action::Load(id("b"), other.digest), Action::Run(id("a"), Box::new(fewer))]);
     assert!(state(&agent, "b").starts_with("failed: actor start failed: policy edge v1 expired"), "{}", state(&agent, "b"));
+    // What fails then is said by its own name.
+    agent.handle_run_failed(&id("a"), "pool is full".into());
+    assert_eq!((state(&agent, "a").as_str(), agent.is_forbidden(&id("a"))), ("failed: pool is full", true));
+    agent.handle_force(open());
+    agent.handle_assignment(assignment(3, &["kv"], &[("a", spec)]), false).unwrap();
+    agent.handle_force(expired());
+    actions(&mut agent);
     // Other code of it is something that starts; until it is there the one that runs goes on.
     let newer = component(b"c", vec![kv_link("edge-data")]);
-    agent.handle_assignment(assignment(3, &["kv"], &[("a", newer.clone())]), false).unwrap();
+    agent.handle_assignment(assignment(4, &["kv"], &[("a", newer.clone())]), false).unwrap();
     assert_eq!(state(&agent, "a"), "running");
     agent.handle_loaded(&id("a"), &newer.digest, Ok(code(&[STORE])), NOW);
     assert!(agent.is_forbidden(&id("a")));
@@ -219,6 +226,34 @@ fn a_refusal_is_said_once() {
     assert_eq!(refuse("expired"), (vec!["a: expired".to_owned()], vec!["a: not allowed to run: failed: expired".to_owned()]));
     assert_eq!(refuse("expired"), (vec![], vec![]));
     assert_eq!(refuse("older"), (vec!["a: older".to_owned()], vec!["a: not allowed to run: failed: older".to_owned()]));
+    // Nor again because something else was wrong in between.
+    agent.handle_loaded(&id("a"), &spec.digest, Err((Obstacle::Failed("no such artifact".into()), true)), NOW);
+    agent.handle_force(denying(&["wasmcloud:messaging"]));
+    assert_eq!(words(&mut agent).1, Vec::<String>::new(), "that says nothing of what is allowed");
+    agent.handle_timeout(agent.poll_timeout().unwrap());
+    agent.handle_loaded(&id("a"), &spec.digest, Err((Obstacle::Forbidden("older".into()), true)), NOW);
+    assert!(words(&mut agent).0.iter().all(|(kind, _)| *kind != EventKind::ClaimRefused));
+    // Of other code it is said anew.
+    let other = component(b"b", vec![]);
+    agent.handle_assignment(assignment(2, &[], &[("a", other.clone())]), false).unwrap();
+    assert_eq!(words(&mut agent).1, Vec::<String>::new(), "nothing is allowed yet");
+    agent.handle_loaded(&id("a"), &other.digest, Err((Obstacle::Forbidden("older".into()), true)), NOW);
+    assert!(words(&mut agent).0.iter().any(|(kind, _)| *kind == EventKind::ClaimRefused));
+}
+
+#[test]
+fn what_is_refused_and_denied_keeps_its_word_while_it_is_tried_again() {
+    let mut agent = agent();
+    let spec = component(b"a", vec![kv_link("edge-data")]);
+    agent.handle_force(denying(&["wasi:keyvalue"]));
+    agent.handle_assignment(assignment(1, &["kv"], &[("a", spec.clone())]), false).unwrap();
+    agent.handle_loaded(&id("a"), &spec.digest, Err((Obstacle::Forbidden("older".into()), true)), NOW);
+    words(&mut agent);
+    agent.handle_timeout(agent.poll_timeout().unwrap());
+    agent.handle_provider(&kv(), Ok(()), NOW);
+    agent.handle_loaded(&id("a"), &spec.digest, Err((Obstacle::Forbidden("older".into()), true)), NOW);
+    let (events, audit) = words(&mut agent);
+    assert_eq!((events.iter().filter(|(kind, _)| *kind == EventKind::ActorFailed).count(), audit), (0, vec![]));
 }
 
 #[test]
@@ -266,6 +301,12 @@ fn another_network_makes_links_to_other_servers_anew() {
     let (mut agent, _) = running(vec![messaging_link(|_| {})], code(&[]));
     agent.handle_force(internal());
     assert_eq!(actions(&mut agent), [], "the lattice's own server stays");
+    // What is about to be replaced as well.
+    let (mut agent, old) = running(vec![messaging_link(|link| link.cluster_uri = Some("nats://away:4222".into()))], code(&[]));
+    let newer = ComponentAssignment { digest: Digest::of(b"b"), ..old.clone() };
+    agent.handle_assignment(assignment(2, &["kv"], &[("a", newer.clone())]), false).unwrap();
+    agent.handle_force(internal());
+    assert_eq!(actions(&mut agent), [Action::Load(id("a"), newer.digest), Action::Run(id("a"), Box::new(old))]);
 }
 
 #[test]

@@ -73,6 +73,7 @@ fn revoked_keys_sign_nothing_more() {
     }));
     assert!(host.why(&signed(&bundle(2))).ends_with("was revoked"));
     assert_eq!(host.version(), Some(1), "what was in force stays");
+    assert_eq!(host.takes(&bundle(1)), Outcome::Same, "and is not refused at the next look");
     host.takes(&with(2, |b| b.issuer = key('O', 'B')));
     let itself = with(3, |b| b.revoked_keys.extend([key('A', 'B')]));
     assert!(Host::new().why(&signed(&itself)).contains("revokes the key that signed it"));

@@ -492,7 +492,7 @@ pub(super) mod tests {
     /// What a host says that enforces a version of `edge` and refuses `document`.
     fn refusing(version: u64, document: &Wanted) -> String {
         let refusal = serde_json::json!({"document": document.document, "why": "wrong signature"});
-        serde_json::json!({"policies": {"edge": version}, "refused": {"edge": refusal}}).to_string()
+        serde_json::json!({"policies": {"edge": version}, "refusals": {"edge": refusal}}).to_string()
     }
 
     /// What comes of putting `put` where a host said `before` and says `then`, if that is decided without any time passing.

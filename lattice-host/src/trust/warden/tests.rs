@@ -331,7 +331,7 @@ async fn a_policy_expires_also_where_nobody_can_be_asked() {
     let desk = Desk::new();
     let (server, lattice) = lattice(desk.folder.path()).await;
     let wall = || crate::clock::now_ms() / 1000;
-    let document = desk.document(1, &[], Scope::All, wall() - DAY + 4);
+    let document = desk.document(1, &[], Scope::All, wall() - DAY + 8);
     lattice.commit_policy(&edge(), document.into(), Revision(0)).await.unwrap();
     let (events, mut heard) = mpsc::channel(8);
     tokio::spawn(desk.warden(wall).run(lattice, events));
